@@ -1,0 +1,9 @@
+"""Track the visits of any WSGI application: ``app = Tracker(app)``."""
+
+from .errors import TrackerError
+from .middleware import Tracker, wrap
+from .storage import open_storage
+from .visit import Visit
+
+__all__ = ["Tracker", "TrackerError", "Visit", "open_storage", "wrap"]
+__version__ = "0.1.0"

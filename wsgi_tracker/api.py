@@ -1,0 +1,156 @@
+"""The JSON API: URL -> query -> storage -> report. Read only; knows no SQL."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
+
+from werkzeug.wrappers import Response
+
+from .auth import ADVICE, Auth
+from .errors import QueryError, StorageError, logger
+from .ingest import Queue
+from .period import PERIODS, SECOND, TREND_PERIODS, Granularity, window_start
+from .query import STATS, SUMMARY, TRENDS, VISITS, Parameter, parse_query
+from .reports import visit_as_json
+from .storage import Storage
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIEnvironment
+
+CATCH_UP_SECONDS = 1.0
+STALE_SECONDS = 60
+RETRY_AFTER_SECONDS = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """One endpoint of the API: what it takes, and what answers."""
+
+    parameters: Sequence[Parameter]
+    answer: Callable[[dict[str, Any], int, bool], dict[str, Any]]
+
+
+class Api:
+    """Answer requests under the prefix.
+
+    ``catch_up(seconds)`` makes storage hold every request answered before now, if it can;
+    ``is_recording()`` says whether this process can record; ``clock()`` is nanoseconds since the
+    epoch.
+    """
+
+    def __init__(
+        self,
+        storage: Storage,
+        auth: Auth,
+        catch_up: Callable[[float], Queue],
+        is_recording: Callable[[], bool],
+        clock: Callable[[], int],
+    ) -> None:
+        self._storage = storage
+        self._auth = auth
+        self._catch_up = catch_up
+        self._is_recording = is_recording
+        self._clock = clock
+        self._reports = {
+            "stats": Report(STATS, self._stats),
+            "summary": Report(SUMMARY, self._summary),
+            "trends": Report(TRENDS, self._trends),
+            "visits": Report(VISITS, self._visits),
+        }
+
+    def __call__(
+        self, environ: WSGIEnvironment, start_response: StartResponse, name: str
+    ) -> Iterable[bytes]:
+        """Answer the request for the report ``name``, as a WSGI application does."""
+        try:
+            response = self._respond(environ, name)
+        except QueryError as error:
+            response = _error(HTTPStatus.BAD_REQUEST, "bad_request", str(error), error.parameter)
+        except StorageError as error:
+            logger.warning("no report: %s", error)
+            response = _error(HTTPStatus.SERVICE_UNAVAILABLE, "storage_unavailable", str(error))
+            response.headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
+        except Exception:
+            logger.exception("no report: a fault of wsgi_tracker's own")
+            message = "the tracker failed to answer; its log says why"
+            response = _error(HTTPStatus.INTERNAL_SERVER_ERROR, "internal_error", message)
+        return response(environ, start_response)
+
+    def _respond(self, environ: WSGIEnvironment, name: str) -> Response:
+        if not self._auth.allows(environ):
+            return _unauthorized(self._auth)
+        report = self._reports.get(name)
+        if report is None:
+            message = f"there is no such report; there are {', '.join(self._reports)}"
+            return _error(HTTPStatus.NOT_FOUND, "not_found", message)
+        if environ["REQUEST_METHOD"] not in ("GET", "HEAD"):
+            response = _error(
+                HTTPStatus.METHOD_NOT_ALLOWED, "method_not_allowed", "reports take GET and HEAD"
+            )
+            response.headers["Allow"] = "GET, HEAD"
+            return response
+        question = parse_query(environ.get("QUERY_STRING", ""), report.parameters)
+        queue = self._catch_up(CATCH_UP_SECONDS)
+        now = self._clock() // 1000
+        response = _json(HTTPStatus.OK, report.answer(question, now, self._is_active(queue, now)))
+        if queue.size_bytes:
+            response.headers["Wsgi-Tracker-Queued"] = str(queue.size_bytes)
+        return response
+
+    def _is_active(self, queue: Queue, now: int) -> bool:
+        oldest = now if queue.oldest_timestamp is None else queue.oldest_timestamp
+        return self._is_recording() and now - oldest < STALE_SECONDS * SECOND
+
+    def _stats(self, question: dict[str, Any], now: int, active: bool) -> dict[str, Any]:
+        period = question["period"]
+        rows = self._storage.stats(window_start(PERIODS[period], now))
+        return {
+            "stats": [row.as_json() for row in rows],
+            "period": period,
+            "total_endpoints": len({row.endpoint for row in rows}),
+        }
+
+    def _summary(self, question: dict[str, Any], now: int, active: bool) -> dict[str, Any]:
+        period = question["period"]
+        summary = self._storage.summary(window_start(PERIODS[period], now))
+        return {"period": period, **summary.as_json(), "tracking_active": active}
+
+    def _trends(self, question: dict[str, Any], now: int, active: bool) -> dict[str, Any]:
+        granularity, period = Granularity(question["granularity"]), question["period"]
+        buckets = self._storage.trends(window_start(TREND_PERIODS[period], now), granularity)
+        return {
+            "trends": [bucket.as_json() for bucket in buckets],
+            "granularity": granularity.value,
+            "period": period,
+        }
+
+    def _visits(self, question: dict[str, Any], now: int, active: bool) -> dict[str, Any]:
+        visits = [visit_as_json(visit) for visit in self._storage.visits(question["limit"])]
+        return {"visits": visits, "count": len(visits)}
+
+
+def _json(status: HTTPStatus, document: dict[str, Any]) -> Response:
+    return Response(
+        json.dumps(document) + "\n",
+        status,
+        {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"},
+        content_type="application/json",
+    )
+
+
+def _error(status: HTTPStatus, code: str, message: str, parameter: str | None = None) -> Response:
+    return _json(status, {"error": {"code": code, "message": message, "parameter": parameter}})
+
+
+def _unauthorized(auth: Auth) -> Response:
+    if auth.has_token:
+        message = "send the header 'Authorization: Bearer <your-api-token>'"
+    else:
+        message = f"reports need a token here, and none is set: {ADVICE}"
+    response = _error(HTTPStatus.UNAUTHORIZED, "unauthorized", message)
+    response.headers["WWW-Authenticate"] = "Bearer"
+    return response

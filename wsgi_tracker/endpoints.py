@@ -1,0 +1,105 @@
+"""Which endpoint a request belongs to: the framework's route template, else the path.
+
+Everything here reads what a framework leaves in ``environ``; nothing is imported from any.
+Werkzeug and Flask clear theirs after the response, so it is read in ``start_response``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from .errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIEnvironment
+
+EXPLICIT = "wsgi_tracker.endpoint"
+UNMATCHED = "(unmatched)"
+OTHER = "(other)"
+
+EndpointFinder: TypeAlias = "Callable[[WSGIEnvironment], str | None]"
+
+
+def endpoint_finder(endpoint: str | EndpointFinder) -> tuple[EndpointFinder, bool]:
+    """Return the function that names a request's endpoint, and whether a 404 is unmatched.
+
+    The function returns ``None`` where the path itself is the endpoint.
+    """
+    if callable(endpoint):
+        return _decided_by(endpoint), False
+    if endpoint == "route":
+        return route_template, True
+    if endpoint == "path":
+        return _path_itself, False
+    raise ConfigurationError(f"endpoint is 'route', 'path' or a callable, given {endpoint!r}")
+
+
+def route_template(environ: WSGIEnvironment) -> str | None:
+    """Return the template that the request matched, with the prefix it is mounted under."""
+    if EXPLICIT in environ:
+        return str(environ[EXPLICIT])
+    if "werkzeug.request" in environ:
+        return _werkzeug(environ)
+    if "bottle.app" in environ:
+        return _bottle(environ)
+    if "wsgiorg.routing_args" in environ:
+        return _routing_args(environ)
+    return None
+
+
+def _path_itself(environ: WSGIEnvironment) -> str | None:
+    return None
+
+
+def _decided_by(decide: EndpointFinder) -> EndpointFinder:
+    def find(environ: WSGIEnvironment) -> str:
+        endpoint = decide(environ)
+        return UNMATCHED if endpoint is None else str(endpoint)
+
+    return find
+
+
+def _werkzeug(environ: WSGIEnvironment) -> str | None:
+    request: Any = environ["werkzeug.request"]
+    # Plain Werkzeug requests have no url_rule; Flask's is None when nothing matched: 404, 405
+    # and the router's own redirects.
+    rule = getattr(request, "url_rule", _NO_ROUTER)
+    if rule is _NO_ROUTER:
+        return None
+    return UNMATCHED if rule is None else _mounted(environ, rule.rule)
+
+
+_NO_ROUTER = object()
+
+
+def _bottle(environ: WSGIEnvironment) -> str:
+    route: Any = environ.get("bottle.route")
+    return UNMATCHED if route is None else _mounted(environ, route.rule)
+
+
+def _routing_args(environ: WSGIEnvironment) -> str:
+    """Put names back in place of values: ``wsgiorg.routing_args`` holds values, no template."""
+    positional, named = environ["wsgiorg.routing_args"]
+    path = _mounted(environ, environ.get("PATH_INFO", ""))
+    values = [(str(value), name) for name, value in named.items()]
+    values += [(str(value), str(place)) for place, value in enumerate(positional)]
+    # Longest first, so that a value cannot be replaced within a longer one.
+    for value, name in sorted(values, key=lambda pair: -len(pair[0])):
+        path = _replace_segments(path, value, "{" + name + "}")
+    return path
+
+
+def _replace_segments(path: str, value: str, name: str) -> str:
+    """Replace the first whole run of segments that equals ``value``."""
+    if not value.strip("/"):
+        return path
+    found = f"{path}/".find(f"/{value.strip('/')}/")
+    if found < 0:
+        return path
+    return path[: found + 1] + name + path[found + 1 + len(value.strip("/")) :]
+
+
+def _mounted(environ: WSGIEnvironment, rule: str) -> str:
+    script: str = environ.get("SCRIPT_NAME", "")
+    return script + rule

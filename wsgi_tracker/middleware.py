@@ -1,0 +1,194 @@
+"""Tracker, the WSGI wrapper: pass every request on, observe it, and answer our own prefix."""
+
+from __future__ import annotations
+
+import atexit
+import importlib
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from .api import Api
+from .auth import Auth
+from .endpoints import EndpointFinder, endpoint_finder
+from .errors import ConfigurationError, StorageError, logger
+from .ingest import Ingester
+from .observation import Observation, Recorder
+from .spool import Spool, make_folder
+from .storage import database_path, open_storage
+from .visit import LineEncoder, client_of, proxied_client
+from .visitors import Visitors
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
+MARK = "wsgi_tracker.observed"
+
+
+class Tracker:
+    """Record every request of a WSGI application as a visit, and answer reports about them.
+
+        app = Tracker(app)
+
+    Safe under threads, greenlets, forks and any number of processes that share ``database``: a
+    path, or ``sqlite:///path``. A visit is recorded when its response is finished, in a file that
+    outlives this process, and moves to the database by itself. Raises
+    :exc:`ConfigurationError` where an argument, or the place ``database`` names, cannot work;
+    whatever fails later is logged, counted, and never noticed by the application.
+
+    ``token`` is what ``Authorization: Bearer`` must carry, one or several; by default those in
+    ``$WSGI_TRACKER_TOKEN``. ``endpoint`` is ``"route"``, ``"path"`` or a callable on environ.
+    ``trusted_proxies`` are addresses, networks, or ``"unix"``. With ``ingest=False`` this process
+    only records, and another, or the next report, moves visits to the database.
+    """
+
+    def __init__(
+        self,
+        app: WSGIApplication,
+        database: str | Path = "visits.db",
+        *,
+        token: str | Iterable[str] | None = None,
+        require_token: bool | None = None,
+        prefix: str = "/api/tracking",
+        endpoint: str | EndpointFinder = "route",
+        trusted_proxies: Iterable[str] = (),
+        max_endpoints: int = 10_000,
+        ingest: bool = True,
+        max_spool_bytes: int = 2**30,
+    ) -> None:
+        if not callable(app):
+            raise ConfigurationError(f"app is a WSGI application, given {app!r}")
+        _check_positive("max_endpoints", max_endpoints)
+        _check_positive("max_spool_bytes", max_spool_bytes)
+        self._app = app
+        self._prefix = _checked_prefix(prefix)
+        self._ingest = ingest
+        find_endpoint, folds_not_found = endpoint_finder(endpoint)
+        auth = Auth(token, require_token)
+
+        path = database_path(database)
+        self._storage = open_storage(path, max_endpoints=max_endpoints)
+        visitors = Visitors(self._storage.secret, trusted_proxies)
+        folder = path.with_name(path.name + "-spool")
+        _prepare(folder, visitors)
+        self._spool = Spool(folder, max_bytes=max_spool_bytes, on_open=self._recording_began)
+        self._ingester = Ingester(self._storage, folder, on_wake=self._spool.write_counts)
+        self._recorder = Recorder(
+            find_endpoint,
+            proxied_client if visitors.trusts_proxies else client_of,
+            LineEncoder(visitors, folds_not_found=folds_not_found),
+            self._spool,
+        )
+        self._api = Api(
+            self._storage,
+            auth,
+            self._ingester.catch_up,
+            lambda: self._spool.writable,
+            time.time_ns,
+        )
+        self._storage.close()  # a fork that follows finds nothing open
+        logger.info("visits go to %s", path)
+
+    def __call__(
+        self, environ: WSGIEnvironment, start_response: StartResponse
+    ) -> Iterable[bytes]:
+        """Answer one request: the WSGI interface."""
+        path = environ.get("PATH_INFO", "")
+        if self._prefix in path and (name := self._report_name(path)) is not None:
+            return self._api(environ, start_response, name)
+        if MARK in environ:
+            return self._app(environ, start_response)
+        try:
+            observation = Observation(self._recorder, environ, start_response)
+            environ[MARK] = True
+        except Exception as fault:
+            self._recorder.fault(fault)
+            return self._app(environ, start_response)
+        try:
+            body = self._app(environ, observation.start_response)
+        except BaseException as error:
+            observation.fail(error)
+            raise
+        return observation.watch(body)
+
+    def _report_name(self, path: str) -> str | None:
+        """Return what follows the prefix, or ``None`` for a path that is not under it."""
+        if not path.startswith(self._prefix):
+            return None
+        rest = path[len(self._prefix) :]
+        return rest[1:] if not rest or rest[0] == "/" else None
+
+    def _recording_began(self) -> None:
+        """Start what this process needs besides the segment that it has just opened."""
+        if self._ingest:
+            self._ingester.start()
+        atexit.unregister(self.close)
+        atexit.register(self.close)
+
+    def close(self) -> None:
+        """Ingest what is left and close everything; may be called twice, and used again."""
+        atexit.unregister(self.close)
+        self._spool.close()
+        self._ingester.close()
+        if self._ingest:
+            self._ingester.wake()
+        self._storage.close()
+
+    def __enter__(self) -> Tracker:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def wrap(name: str, database: str | Path = "visits.db", **options: Any) -> Tracker:
+    """Import an application and wrap it, as in ``gunicorn "wsgi_tracker:wrap('shop:app')"``.
+
+    ``name`` is ``package.module:application``; parentheses behind it call a factory, as in
+    ``shop:create_app()``. Options are those of :class:`Tracker`.
+    """
+    module_name, separator, attribute = name.partition(":")
+    if not separator or not module_name or not attribute:
+        raise ConfigurationError(f"an application is named 'package.module:app', given {name!r}")
+    target: Any = importlib.import_module(module_name)
+    for part in attribute.removesuffix("()").split("."):
+        try:
+            target = getattr(target, part)
+        except AttributeError as error:
+            raise ConfigurationError(f"{module_name} has no {attribute!r}: {error}") from error
+    return Tracker(target() if attribute.endswith("()") else target, database, **options)
+
+
+def _prepare(folder: Path, visitors: Visitors) -> None:
+    """Try what recording needs, while somebody is there to read the message."""
+    try:
+        make_folder(folder)
+    except OSError as error:
+        raise ConfigurationError(
+            f"the spool {folder} cannot be created: {error}; choose a database in a folder that "
+            f"this process may write to"
+        ) from error
+    try:
+        visitors.user_hash("", "")
+    except StorageError as error:
+        logger.error("visits wait in the spool: %s", error)
+
+
+def _checked_prefix(prefix: str) -> str:
+    if not prefix.startswith("/") or prefix.endswith("/") or "//" in prefix:
+        raise ConfigurationError(
+            f"prefix begins with a slash and ends without one, as '/api/tracking'; given {prefix!r}"
+        )
+    return prefix
+
+
+def _check_positive(name: str, value: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ConfigurationError(f"{name} is a whole number above 0, given {value!r}")

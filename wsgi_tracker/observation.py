@@ -1,0 +1,286 @@
+"""One request under observation: what the application answers, and when that counts as a visit.
+
+Nothing the application or the server could notice is changed. The visit is written before the
+block that completes the answer is handed on: servers send their last byte before they call
+``close()``, and a worker killed in between would have answered a visit nobody counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from time import perf_counter_ns, time_ns
+from typing import TYPE_CHECKING, Any
+
+from .endpoints import EndpointFinder
+from .errors import Outage
+from .process import watch_forks
+from .spool import Spool
+from .visit import (
+    LineEncoder,
+    encode_error,
+    incomplete_client,
+    incomplete_place,
+    place_of,
+)
+
+if TYPE_CHECKING:
+    from types import TracebackType
+    from typing import TypeAlias
+
+    from _typeshed.wsgi import StartResponse, WSGIEnvironment
+
+    ExcInfo: TypeAlias = (
+        "tuple[type[BaseException], BaseException, TracebackType] | tuple[None, None, None]"
+    )
+
+RAISED = "500"
+CLIENT_LEFT = "client_left"
+ENDLESS = 1 << 62
+
+
+class Recorder:
+    """Write visits to the spool. No fault in here reaches the application."""
+
+    def __init__(
+        self,
+        find_endpoint: EndpointFinder,
+        client_of: Callable[[WSGIEnvironment], tuple[str | None, ...]],
+        encoder: LineEncoder,
+        spool: Spool,
+    ) -> None:
+        self.find_endpoint = find_endpoint
+        self.client_of = client_of
+        self._encode = encoder.line
+        self._append = spool.append
+        self._spool = spool
+        self._process_began = 0
+        self._outage = Outage("a visit was not recorded")
+        watch_forks(self)
+
+    def record(self, observation: Observation, bytes_sent: int | str, error: str = "") -> None:
+        """Write the visit; the answer is complete now, or as complete as it will be."""
+        try:
+            duration_us = (perf_counter_ns() - observation.started_ns) // 1000
+            # A forked child may go on with its parent's requests: those are the parent's.
+            if observation.started_ns < self._process_began:
+                return
+            self._append(
+                self._encode(
+                    observation.timestamp_ns,
+                    observation.place,
+                    observation.endpoint,
+                    observation.status,
+                    observation.client,
+                    observation.referer,
+                    duration_us,
+                    duration_us if observation.first_byte_us is None else observation.first_byte_us,
+                    bytes_sent,
+                    error,
+                )
+            )
+        except Exception as fault:
+            self.fault(fault)
+
+    def fault(self, fault: Exception) -> None:
+        """Count a visit that could not be recorded; log the first of its kind."""
+        self._spool.drop()
+        self._outage.report(str(fault), fault)
+
+    def before_fork(self) -> None:
+        """Nothing to do."""
+
+    def after_fork_in_parent(self) -> None:
+        """Nothing to do."""
+
+    def after_fork_in_child(self) -> None:
+        """Remember which requests are the parent's."""
+        self._process_began = perf_counter_ns()
+
+
+class Observation:
+    """What is known of one request, from before the application is called to its last byte."""
+
+    __slots__ = (
+        "_environ",
+        "_recorder",
+        "_server_start_response",
+        "_server_write",
+        "bytes_sent",
+        "client",
+        "endpoint",
+        "first_byte_us",
+        "headers",
+        "place",
+        "recorded",
+        "referer",
+        "started_ns",
+        "status",
+        "timestamp_ns",
+    )
+    status: str
+    first_byte_us: int | str | None
+
+    def __init__(
+        self, recorder: Recorder, environ: WSGIEnvironment, start_response: StartResponse
+    ) -> None:
+        self.timestamp_ns = time_ns()
+        self.started_ns = perf_counter_ns()
+        self._recorder = recorder
+        self._environ = environ
+        self._server_start_response = start_response
+        try:
+            self.place = place_of(environ)
+            self.client = recorder.client_of(environ)
+        except KeyError:
+            self.place = incomplete_place(environ)
+            self.client = incomplete_client(environ)
+        self.referer = environ.get("HTTP_REFERER")
+        self.status = RAISED  # what servers answer when start_response is never called
+        self.endpoint: str | None = None
+        self.first_byte_us = None
+        self.bytes_sent = 0
+        self.recorded = False
+
+    def start_response(
+        self, status: str, headers: list[tuple[str, str]], exc_info: ExcInfo | None = None
+    ) -> Callable[[bytes], object]:
+        """Stand in for the server's ``start_response``."""
+        if exc_info is None:
+            self._server_write = self._server_start_response(status, headers)
+        else:
+            self._server_write = self._server_start_response(status, headers, exc_info)
+        self.status = status
+        self.headers = headers
+        try:
+            self.endpoint = self._recorder.find_endpoint(self._environ)
+        except Exception as fault:
+            self._recorder.fault(fault)
+        return self._write
+
+    def _write(self, data: bytes) -> object:
+        self._sends(data)
+        return self._server_write(data)
+
+    def watch(self, body: Iterable[bytes]) -> Iterable[bytes]:
+        """Return what to hand to the server in place of ``body``."""
+        # Lists and files go back as they are: servers look at the type, for sendfile and, with
+        # len() == 1, for Content-Length. They are as good as sent.
+        if isinstance(body, (list, tuple)):
+            if not self.recorded:
+                self.recorded = True
+                self._recorder.record(self, self.bytes_sent + self._size(body))
+            return body
+        if self._is_file(body):
+            if not self.recorded:
+                self.recorded = True
+                length = self._length()
+                self._recorder.record(self, "null" if length == ENDLESS else length)
+            return body
+        return _SizedBody(self, body) if hasattr(body, "__len__") else _Body(self, body)
+
+    def _size(self, blocks: list[bytes] | tuple[bytes, ...]) -> int:
+        if self.place[0] == "HEAD":
+            return 0
+        try:
+            return len(blocks[0]) if len(blocks) == 1 else sum(map(len, blocks))
+        except TypeError:  # no bytes: the server will say so
+            return 0
+
+    def _is_file(self, body: Iterable[bytes]) -> bool:
+        wrapper = self._environ.get("wsgi.file_wrapper")
+        if isinstance(wrapper, type):
+            return isinstance(body, wrapper)
+        return wrapper is not None and hasattr(body, "fileno")
+
+    def _length(self) -> int:
+        """Return how many bytes complete the answer."""
+        if self.place[0] == "HEAD" or self.status[:3] in ("204", "304"):
+            return 0
+        try:
+            for name, value in self.headers:
+                if name.lower() == "content-length":
+                    return int(value)
+        except (AttributeError, ValueError):  # never started; or not a number
+            pass
+        return ENDLESS
+
+    def _sends(self, block: bytes) -> None:
+        """Note a block that is about to be handed on."""
+        try:
+            size = len(block)
+        except TypeError:
+            return
+        if size and self.first_byte_us is None:
+            self.first_byte_us = (perf_counter_ns() - self.started_ns) // 1000
+        self.bytes_sent += size
+        if not self.recorded and self.bytes_sent >= self._length():
+            self.complete()
+
+    def complete(self, error: str = "") -> None:
+        """Record the visit of an answer that was sent block by block, once."""
+        if self.recorded:
+            return
+        self.recorded = True
+        if self.first_byte_us is None:
+            self.first_byte_us = "null"
+        self._recorder.record(self, min(self.bytes_sent, self._length()), error)
+
+    def leave(self) -> None:
+        """Note that the server closes the body; before its end, the client is gone."""
+        if not self.recorded:
+            self.complete("" if self._length() == 0 else encode_error(CLIENT_LEFT))
+
+    def fail(self, error: BaseException) -> None:
+        """Note that the application raised; a status that was sent stays what it is."""
+        if not self.recorded:
+            if not self.bytes_sent:
+                self.status = RAISED
+            self.complete(encode_error(type(error).__name__))
+
+
+class _Body:
+    """The application's body, handed on block by block."""
+
+    __slots__ = ("_body", "_next", "_observation")
+
+    def __init__(self, observation: Observation, body: Iterable[bytes]) -> None:
+        self._observation = observation
+        self._body = body
+        self._next: Callable[[], bytes] | None = None
+
+    def __iter__(self) -> Iterator[bytes]:
+        try:
+            self._next = iter(self._body).__next__
+        except BaseException as error:
+            self._observation.fail(error)
+            raise
+        return self
+
+    def __next__(self) -> bytes:
+        if self._next is None:
+            iter(self)
+        try:
+            block = self._next()  # type: ignore[misc]
+        except StopIteration:
+            self._observation.complete()
+            raise
+        except BaseException as error:
+            self._observation.fail(error)
+            raise
+        self._observation._sends(block)
+        return block
+
+    def close(self) -> None:
+        self._observation.leave()
+        close: Any = getattr(self._body, "close", None)
+        if close is not None:
+            close()
+
+
+class _SizedBody(_Body):
+    """A body that knows how many blocks it has."""
+
+    __slots__ = ()
+
+    def __len__(self) -> int:
+        return len(self._body)  # type: ignore[arg-type]

@@ -1,0 +1,86 @@
+"""What is answered: the rows of the four reports. Timestamps are microseconds since the epoch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from .period import Granularity, bucket_label, iso_timestamp
+from .visit import Visit
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointStats:
+    """Visits of one endpoint and method."""
+
+    endpoint: str
+    method: str
+    hit_count: int
+    unique_users: int
+    first_access: int
+    last_access: int
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the row as the contract spells it."""
+        return {
+            "endpoint": self.endpoint,
+            "method": self.method,
+            "hit_count": self.hit_count,
+            "unique_users": self.unique_users,
+            "last_access": iso_timestamp(self.last_access),
+            "first_access": iso_timestamp(self.first_access),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """Totals of a window; the dates are ``None`` when it is empty."""
+
+    total_hits: int
+    total_endpoints: int
+    total_unique_users: int
+    oldest_visit: int | None
+    newest_visit: int | None
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the totals as the contract spells them."""
+        return {
+            "total_hits": self.total_hits,
+            "total_endpoints": self.total_endpoints,
+            "total_unique_users": self.total_unique_users,
+            "oldest_visit": None if self.oldest_visit is None else iso_timestamp(self.oldest_visit),
+            "newest_visit": None if self.newest_visit is None else iso_timestamp(self.newest_visit),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class TrendBucket:
+    """Visits within one bucket; ``start`` may lie before the window, the visits never do."""
+
+    granularity: Granularity
+    start: int
+    hits: int
+    unique_users: int
+    unique_endpoints: int
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the bucket as the contract spells it."""
+        return {
+            "time_bucket": bucket_label(self.granularity, self.start),
+            "hits": self.hits,
+            "unique_users": self.unique_users,
+            "unique_endpoints": self.unique_endpoints,
+        }
+
+
+def visit_as_json(visit: Visit) -> dict[str, Any]:
+    """Return a visit as the contract spells it."""
+    return {
+        "user_hash": visit.user_hash,
+        "endpoint": visit.endpoint,
+        "method": visit.method,
+        "ip_address": visit.ip_address,
+        "user_agent": visit.user_agent,
+        "referer": visit.referer,
+        "timestamp": iso_timestamp(visit.timestamp),
+    }

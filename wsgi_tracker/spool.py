@@ -1,0 +1,261 @@
+"""Segments: files of lines that a process appends to and the host's ingester reads and deletes.
+
+A line is in the kernel's hands when ``append`` returns, so it survives the death of its process.
+Each rule below prevents a loss that was seen: a segment is held with ``flock`` by its one writing
+process, and only who gets that lock may delete it; the writer looks after locking whether its
+file was deleted before; rotation puts the new file on the old descriptor's number, so that a
+thread that is about to write cannot hit a stranger's file.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from .process import new_lock, watch_forks
+
+SEGMENT_BYTES = 8 << 20
+RETRY_SECONDS = 1.0
+SUFFIX = ".ndjson"
+ID_LENGTH = 32
+REJECTED = "rejected.ndjson"
+COUNTS = b'{"counts":'
+
+
+class Spool:
+    """Append lines to this process's segment; threads share it without a lock.
+
+    ``on_open`` is called when a segment was opened: in a new process, or after a rotation.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        max_bytes: int = 1 << 30,
+        segment_bytes: int = SEGMENT_BYTES,
+        on_open: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.folder = folder
+        self._max_bytes = max_bytes
+        # A small spool has small segments: one that is still written to is not deleted.
+        self._segment_bytes = min(segment_bytes, max(max_bytes // 16, 4096))
+        self._on_open = on_open
+        self._fd = -1
+        self._reset()
+        watch_forks(self)
+
+    def _reset(self) -> None:
+        self._room = 0
+        self._retry_at = 0.0
+        self._lock = new_lock()  # guards opening, and the count of what was dropped
+        self._dropped = 0
+
+    def append(self, line: bytes) -> bool:
+        """Write one line; False if it was dropped, which is counted."""
+        size = len(line)
+        self._room -= size
+        if self._room < 0 and not self._open():
+            self.drop()
+            return False
+        try:
+            written = os.write(self._fd, line)
+        except OSError:
+            written = 0
+        if written == size:
+            return True
+        self._abandon()
+        if not written:
+            self.drop()
+        # else: the ingester finds the torn line, and counts it.
+        return False
+
+    def drop(self, count: int = 1) -> None:
+        """Count visits that were meant to be recorded and are not in the spool."""
+        with self._lock:
+            self._dropped += count
+
+    def write_counts(self) -> None:
+        """Put what was dropped into the segment, for storage to add up."""
+        with self._lock:
+            dropped, self._dropped = self._dropped, 0
+        if dropped and (self._fd < 0 or not self._append_counts(dropped)):
+            self.drop(dropped)
+
+    def _append_counts(self, dropped: int) -> bool:
+        line = b'{"counts":{"dropped":%d}}\n' % dropped
+        try:
+            return os.write(self._fd, line) == len(line)
+        except OSError:
+            return False
+
+    @property
+    def writable(self) -> bool:
+        """Whether the last attempt to open a segment succeeded, or none was needed yet."""
+        return self._fd >= 0 and self._room >= 0 or not self._retry_at
+
+    def _abandon(self) -> None:
+        with self._lock:
+            self._room = -1
+            self._retry_at = time.monotonic() + RETRY_SECONDS
+
+    def _open(self) -> bool:
+        with self._lock:
+            if self._room >= 0:
+                return True  # another thread has done it
+            now = time.monotonic()
+            if now < self._retry_at:
+                return False
+            try:
+                self._adopt(self._new_segment())
+            except OSError:
+                self._retry_at = now + RETRY_SECONDS
+                return False
+        self._on_open()
+        return True
+
+    def _new_segment(self) -> int:
+        """Create and lock a segment; return its descriptor."""
+        make_folder(self.folder)
+        if sum(segment_sizes(self.folder).values()) >= self._max_bytes:
+            raise OSError(f"the spool holds {self._max_bytes} bytes")
+        while True:
+            segment = os.urandom(ID_LENGTH // 2).hex()
+            fd = os.open(
+                self.folder / (segment + SUFFIX),
+                os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL,
+                0o600,
+            )
+            try:
+                # An ingester may be testing this very file: then it deletes it, and we go on.
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if os.fstat(fd).st_nlink == 1:
+                    os.write(fd, header(segment))
+                    return fd
+            except BlockingIOError:
+                pass
+            except BaseException:
+                os.close(fd)
+                raise
+            os.close(fd)
+
+    def _adopt(self, fd: int) -> None:
+        if self._fd < 0:
+            self._fd = fd
+        else:
+            # A write under way keeps the old file, and its lock, to its end.
+            os.dup2(fd, self._fd, inheritable=False)
+            os.close(fd)
+        self._room = self._segment_bytes
+        self._retry_at = 0.0
+
+    def close(self) -> None:
+        """Leave the segment to the ingester; a later ``append`` opens another."""
+        self.write_counts()
+        with self._lock:
+            fd, self._fd, self._room = self._fd, -1, 0
+        if fd >= 0:
+            os.close(fd)
+
+    def before_fork(self) -> None:
+        """Nothing to do: writing holds no lock."""
+
+    def after_fork_in_parent(self) -> None:
+        """Nothing to do."""
+
+    def after_fork_in_child(self) -> None:
+        """Close the parent's segment; unlocking it would unlock it for the parent."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+        self._reset()
+
+
+class Segment:
+    """One segment, opened to be read; ``close`` releases its lock.
+
+    ``id`` is what its first line says, so that a copy under another name is known again.
+    """
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self.name = name
+        self._folder = folder
+        self._path = folder / name
+        self._fd = os.open(self._path, os.O_RDONLY)
+        self.id, self.first = self._read_header()
+        self.orphaned = False
+
+    def _read_header(self) -> tuple[str, int]:
+        start = os.pread(self._fd, len(header("0" * ID_LENGTH)), 0)
+        segment = start[12 : 12 + ID_LENGTH].decode("ascii", "replace")
+        if start == header(segment):
+            return segment, len(start)
+        return "file:" + self.name, 0
+
+    @property
+    def is_copy_of_another(self) -> bool:
+        """Whether the file that this one was copied from is there, too."""
+        original = self.id + SUFFIX
+        return bool(self.first) and original != self.name and (self._folder / original).exists()
+
+    def lock(self) -> bool:
+        """Try to take the segment from a writer that is gone; True from then on."""
+        if not self.orphaned:
+            try:
+                fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                self.orphaned = True
+            except BlockingIOError:
+                pass
+        return self.orphaned
+
+    def size(self) -> int:
+        """Return the size in bytes; final only once the segment is locked."""
+        return os.fstat(self._fd).st_size
+
+    def read(self, position: int, limit: int) -> bytes:
+        """Return at most ``limit`` bytes from ``position``."""
+        return os.pread(self._fd, limit, position)
+
+    def unlink(self) -> None:
+        """Delete the file; the caller holds its lock, and knows every line stored."""
+        try:
+            self._path.unlink()
+        except FileNotFoundError:
+            pass
+
+    def close(self) -> None:
+        """Close the file, and so release the lock if it was ours."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+def header(segment: str) -> bytes:
+    """Return the first line of a segment."""
+    return b'{"segment":"%s"}\n' % segment.encode()
+
+
+def make_folder(folder: Path) -> None:
+    """Create the spool's folder, readable by its owner alone."""
+    folder.mkdir(mode=0o700, exist_ok=True)
+
+
+def segment_sizes(folder: Path) -> dict[str, int]:
+    """Return the size of every segment by its file name."""
+    return dict(_segment_sizes(folder))
+
+
+def _segment_sizes(folder: Path) -> Iterator[tuple[str, int]]:
+    try:
+        entries = list(os.scandir(folder))
+    except FileNotFoundError:  # nothing was recorded yet
+        return
+    for entry in entries:
+        if entry.name.endswith(SUFFIX) and entry.name != REJECTED:
+            try:
+                yield entry.name, os.stat(entry.path).st_size
+            except FileNotFoundError:
+                pass

@@ -1,0 +1,184 @@
+"""Connections to one SQLite file: a bounded number of readers and one writer, per process.
+
+A connection must not cross a fork: closing it in the child damages the parent's shared memory
+file. So idle ones are closed before a fork, and one that was in use is kept for ever, unused.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ..errors import PoolTimeoutError
+from ..process import new_lock, watch_forks
+
+FORK_PATIENCE_SECONDS = 5.0
+
+_inherited: list[sqlite3.Connection] = []
+
+
+class PooledConnection(sqlite3.Connection):
+    """A connection that knows which file it has open."""
+
+    inode: tuple[int, int] | None = None
+
+
+class ConnectionPool:
+    """Lend connections to threads, and take them back.
+
+    ``connect(writing)`` opens one. A connection to a file that was deleted or replaced meanwhile
+    is not lent again. ``close`` may be called twice; a later loan opens anew.
+    """
+
+    def __init__(
+        self,
+        database: Path,
+        connect: Callable[[bool], PooledConnection],
+        *,
+        readers: int = 8,
+        timeout_seconds: float = 5.0,
+    ) -> None:
+        self._database = database
+        self._connect = connect
+        self._readers = readers
+        self._timeout_seconds = timeout_seconds
+        self._reset()
+        watch_forks(self)
+
+    def _reset(self) -> None:
+        self._pid = os.getpid()
+        self._idle: deque[PooledConnection] = deque()
+        self._lent: set[PooledConnection] = set()
+        self._slots = threading.BoundedSemaphore(self._readers)
+        self._writer: PooledConnection | None = None
+        self._writer_lock = new_lock()
+        self._held = 0  # loans that a fork under way keeps back
+
+    @contextmanager
+    def reader(self) -> Iterator[PooledConnection]:
+        """Lend a read-only connection; :exc:`PoolTimeoutError` when none comes free in time."""
+        self._check_process()
+        slots = self._slots
+        if not slots.acquire(timeout=self._timeout_seconds):
+            raise PoolTimeoutError(
+                f"all {self._readers} connections stayed busy for {self._timeout_seconds:g} s"
+            )
+        try:
+            connection = self._take_idle() or self._open(writing=False)
+            try:
+                yield connection
+            except BaseException:
+                self._discard(connection)
+                raise
+            # A child that was forked while this was lent has forgotten it.
+            if connection in self._lent:
+                self._lent.discard(connection)
+                self._idle.append(connection)
+        finally:
+            slots.release()
+
+    @contextmanager
+    def writer(self) -> Iterator[PooledConnection]:
+        """Lend the one connection that may write; the caller holds the host's ingest lock."""
+        self._check_process()
+        lock = self._writer_lock
+        if not lock.acquire(timeout=self._timeout_seconds):
+            raise PoolTimeoutError(f"the writer stayed busy for {self._timeout_seconds:g} s")
+        try:
+            connection = self._writer
+            if connection is not None and not self._is_current(connection):
+                connection.close()
+                connection = None
+            if connection is None:
+                connection = self._open(writing=True)
+            self._lent.add(connection)
+            self._writer = connection
+            try:
+                yield connection
+            except BaseException:
+                self._writer = None
+                self._discard(connection)
+                raise
+            self._lent.discard(connection)
+        finally:
+            lock.release()
+
+    def _take_idle(self) -> PooledConnection | None:
+        while True:
+            try:
+                connection = self._idle.pop()
+            except IndexError:
+                return None
+            if self._is_current(connection):
+                self._lent.add(connection)
+                return connection
+            connection.close()
+
+    def _open(self, *, writing: bool) -> PooledConnection:
+        connection = self._connect(writing)
+        connection.inode = inode(self._database)
+        self._lent.add(connection)
+        return connection
+
+    def _is_current(self, connection: PooledConnection) -> bool:
+        return connection.inode == inode(self._database)
+
+    def _discard(self, connection: PooledConnection) -> None:
+        if connection in self._lent:
+            self._lent.discard(connection)
+            connection.close()
+
+    def _check_process(self) -> None:
+        # A fork that ran no Python hooks, as uWSGI's: noticed when the child first asks.
+        if self._pid != os.getpid():
+            self.after_fork_in_child()
+
+    def close(self) -> None:
+        """Close every idle connection."""
+        while self._idle:
+            self._idle.pop().close()
+        if self._writer_lock.acquire(timeout=self._timeout_seconds):
+            try:
+                writer, self._writer = self._writer, None
+                if writer is not None:
+                    writer.close()
+            finally:
+                self._writer_lock.release()
+
+    def before_fork(self) -> None:
+        """Wait for running statements, lend nothing more, and close what is idle."""
+        deadline = time.monotonic() + FORK_PATIENCE_SECONDS
+        self._held = 0
+        for _ in range(self._readers):
+            if not self._slots.acquire(timeout=max(0.0, deadline - time.monotonic())):
+                break
+            self._held += 1
+        self.close()
+
+    def after_fork_in_parent(self) -> None:
+        """Lend again."""
+        for _ in range(self._held):
+            self._slots.release()
+
+    def after_fork_in_child(self) -> None:
+        """Forget the parent's connections without closing them."""
+        _inherited.extend(self._idle)
+        _inherited.extend(self._lent)
+        if self._writer is not None:
+            _inherited.append(self._writer)
+        self._reset()
+
+
+def inode(database: Path) -> tuple[int, int] | None:
+    """Tell a file from another that replaces it."""
+    try:
+        status = os.stat(database)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino

@@ -1,0 +1,218 @@
+"""A visit and its line of JSON: what one request leaves behind.
+
+Spool, storage, export and import share this line; it begins with its timestamp, so that a whole
+line can be found behind a torn one. This is the only module that reads ``environ`` for recording
+and it runs in the request, so values that come again are encoded once and remembered.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields
+from json.encoder import encode_basestring_ascii as quote
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any
+
+from .endpoints import UNMATCHED
+from .visitors import Visitors
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIEnvironment
+
+MAX_PATH = 2048
+MAX_USER_AGENT = 1024
+MAX_NAME = 255
+OTHER_METHOD = "(other)"
+# RFC 9110, PATCH (RFC 5789), WebDAV (RFC 4918) and QUERY. Anything else is a client's invention,
+# and a client must not be able to invent rows in a report.
+METHODS = frozenset(
+    "GET HEAD POST PUT PATCH DELETE OPTIONS TRACE CONNECT QUERY PROPFIND PROPPATCH MKCOL COPY MOVE "
+    "LOCK UNLOCK REPORT SEARCH".split()
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Visit:
+    """One recorded request.
+
+    ``timestamp`` is in microseconds since the epoch, UTC; a name's unit ends it elsewhere.
+    ``path`` is ``None`` where it equals ``endpoint``. ``error`` is the type of the exception the
+    application raised, or ``client_left``.
+    """
+
+    timestamp: int
+    user_hash: str
+    method: str
+    endpoint: str
+    path: str | None = None
+    status: int | None = None
+    duration_us: int | None = None
+    first_byte_us: int | None = None
+    bytes_sent: int | None = None
+    error: str | None = None
+    ip_address: str | None = None
+    user_agent: str | None = None
+    referer: str | None = None
+    host: str | None = None
+
+    def line(self) -> bytes:
+        """Return the visit as one line of JSON, newline included."""
+        return json.dumps(asdict(self), separators=(",", ":")).encode() + b"\n"
+
+
+FIELDS = tuple(field.name for field in fields(Visit))
+
+# What is read before the application is called: it may change environ in place.
+place_of = itemgetter("REQUEST_METHOD", "HTTP_HOST", "SCRIPT_NAME", "PATH_INFO")
+client_of = itemgetter("REMOTE_ADDR", "HTTP_USER_AGENT")
+
+
+def incomplete_place(environ: WSGIEnvironment) -> tuple[str | None, ...]:
+    """Read the place of a request that lacks one of its parts."""
+    return tuple(map(environ.get, ("REQUEST_METHOD", "HTTP_HOST", "SCRIPT_NAME", "PATH_INFO")))
+
+
+def incomplete_client(environ: WSGIEnvironment) -> tuple[str | None, ...]:
+    """Read the client of a request that lacks address or agent."""
+    return tuple(map(environ.get, ("REMOTE_ADDR", "HTTP_USER_AGENT")))
+
+
+def proxied_client(environ: WSGIEnvironment) -> tuple[str | None, ...]:
+    """Read the client of a request that a trusted proxy may have passed on."""
+    names = ("REMOTE_ADDR", "HTTP_USER_AGENT", "HTTP_X_FORWARDED_FOR", "HTTP_FORWARDED")
+    return tuple(map(environ.get, names))
+
+
+class LineEncoder:
+    """Encode visits; safe to share between threads.
+
+    Keys are the tuples read above; a fragment of JSON is kept for each.
+    """
+
+    def __init__(self, visitors: Visitors, *, folds_not_found: bool) -> None:
+        self._visitors = visitors
+        self._folds_not_found = folds_not_found
+        self._places = _Memo(self._place, capacity_bytes=16 << 20)
+        self._clients = _Memo(self._client, capacity_bytes=32 << 20)
+        self._referers = _Memo(_referer, capacity_bytes=8 << 20)
+
+    def line(
+        self,
+        timestamp_ns: int,
+        place: tuple[str | None, ...],
+        endpoint: str | None,
+        status: str,
+        client: tuple[str | None, ...],
+        referer: str | None,
+        duration_us: int,
+        first_byte_us: int | str,
+        bytes_sent: int | str,
+        error: str,
+    ) -> bytes:
+        """Return the line of one visit; ``"null"`` stands for an unknown number."""
+        return (
+            f'{{"timestamp":{timestamp_ns // 1000},{self._places[place, endpoint, status]},'
+            f'"duration_us":{duration_us},"first_byte_us":{first_byte_us},'
+            f'"bytes_sent":{bytes_sent}{error},{self._clients[client]}{self._referers[referer]}}}\n'
+        ).encode()
+
+    def _place(self, key: tuple[tuple[str | None, ...], str | None, str]) -> str:
+        (method, host, script_name, path_info), endpoint, status = key
+        path = text((script_name or "") + (path_info or ""), MAX_PATH) or "/"
+        code = int(status[:3]) if status[:3].isdecimal() else 0
+        if endpoint is None:
+            endpoint = UNMATCHED if code == 404 and self._folds_not_found else path
+        else:
+            endpoint = text(endpoint, MAX_PATH) or UNMATCHED
+        return ",".join(
+            (
+                f'"method":{quote(method if method in METHODS else OTHER_METHOD)}',
+                f'"endpoint":{quote(endpoint)}',
+                f'"path":{_quoted(None if path == endpoint else path)}',
+                f'"status":{code or "null"}',
+                f'"host":{_quoted(host and text(host, MAX_NAME))}',
+            )
+        )
+
+    def _client(self, key: tuple[str | None, ...]) -> str:
+        peer, user_agent, *forwarded = key
+        address = self._visitors.address(peer or "", *(forwarded or (None, None)))
+        address = text(address, MAX_NAME)
+        agent = text(user_agent or "", MAX_USER_AGENT)
+        return ",".join(
+            (
+                f'"user_hash":"{self._visitors.user_hash(address, agent)}"',
+                f'"ip_address":{_quoted(address or None)}',
+                f'"user_agent":{_quoted(agent or None)}',
+            )
+        )
+
+
+def _referer(referer: str | None) -> str:
+    """Encode a referer without what may be private: query, fragment, user and password."""
+    if not referer:
+        return ""
+    referer = referer.partition("#")[0].partition("?")[0]
+    scheme, separator, rest = referer.partition("://")
+    if separator:
+        authority, slash, path = rest.partition("/")
+        referer = scheme + separator + authority.rpartition("@")[2] + slash + path
+    return f',"referer":{quote(text(referer, MAX_PATH))}' if referer else ""
+
+
+def encode_error(error: str) -> str:
+    """Return the fragment that names what went wrong."""
+    return f',"error":{quote(text(error, MAX_NAME))}'
+
+
+def text(value: str, length: int) -> str:
+    """Return what ``value`` says, at most ``length`` characters, fit to be stored.
+
+    WSGI strings are bytes decoded as latin-1 (PEP 3333): read again as UTF-8, broken sequences
+    replaced. NUL ends a string in C and in SQLite's functions, so it is replaced too.
+    """
+    # Cut first, or a client could make us convert 100 kB: UTF-8 needs at most 4 bytes.
+    value = value[: length * 4]
+    if not value.isascii():
+        try:
+            value = value.encode("latin-1").decode("utf-8", "replace")
+        except UnicodeEncodeError:  # already text: from an application, or a careless server
+            value = value.encode("utf-8", "replace").decode()
+    return value[:length].replace("\0", "\ufffd")
+
+
+def _quoted(value: str | None) -> str:
+    return quote(value) if value else "null"
+
+
+class _Memo(dict[Any, str]):
+    """Remember what ``make`` returned, within about ``capacity_bytes``; starts anew when full.
+
+    Not locked: threads that race make the same value twice, and the size is an estimate.
+    """
+
+    ENTRY_BYTES = 300  # tuple, string headers and the share of the hash table, measured
+    MAX_ENTRY_BYTES = 4096
+
+    def __init__(self, make: Callable[[Any], str], capacity_bytes: int) -> None:
+        super().__init__()
+        self._make = make
+        self._capacity_bytes = self._room = capacity_bytes
+
+    def __missing__(self, key: Any) -> str:
+        value = self._make(key)
+        size = _length(key) + len(value) + self.ENTRY_BYTES
+        if size <= self.MAX_ENTRY_BYTES:  # a client that sends 100 kB must not fill the memory
+            self._room -= size
+            if self._room < 0:
+                self.clear()
+                self._room = self._capacity_bytes
+            self[key] = value
+        return value
+
+
+def _length(key: Any) -> int:
+    if isinstance(key, tuple):
+        return sum(map(_length, key))
+    return len(key) if key else 0
