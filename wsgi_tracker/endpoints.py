@@ -64,13 +64,9 @@ def _werkzeug(environ: WSGIEnvironment) -> str | None:
     request: Any = environ["werkzeug.request"]
     # Plain Werkzeug requests have no url_rule; Flask's is None when nothing matched: 404, 405
     # and the router's own redirects.
-    rule = getattr(request, "url_rule", _NO_ROUTER)
-    if rule is _NO_ROUTER:
+    if not hasattr(request, "url_rule"):
         return None
-    return UNMATCHED if rule is None else _mounted(environ, rule.rule)
-
-
-_NO_ROUTER = object()
+    return UNMATCHED if request.url_rule is None else _mounted(environ, request.url_rule.rule)
 
 
 def _bottle(environ: WSGIEnvironment) -> str:

@@ -6,106 +6,24 @@ visits are stored, and what this process remembers only saves it from looking.
 
 from __future__ import annotations
 
-import fcntl
-import json
 import os
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from .errors import Outage, StorageError
+from .hostlock import HostLock
 from .process import new_lock, unpatched, watch_forks
-from .spool import COUNTS, REJECTED, SUFFIX, Segment, make_folder, segment_sizes
-from .storage import FINISHED, Batch, Positions, Storage
+from .segments import REJECTED, BatchReader, Segment, open_segments, segment_sizes
+from .storage import FINISHED, Positions, Storage
 
 BATCH_BYTES = 4 << 20
 SHORTEST_PAUSE_SECONDS = 0.05
 LONGEST_PAUSE_SECONDS = 1.0
 LOOK_SECONDS = 2.0  # how often quiet segments are tested for a writer that is gone
 MAX_REJECTED_BYTES = 64 << 20
-FORK_PATIENCE_SECONDS = 5.0
-
-
-class HostLock:
-    """The right to ingest one spool: one thread, of one process, of the host.
-
-    A record lock on a file that is never deleted, and opened only here: closing any descriptor
-    of it would release the lock. Unlike ``flock`` it is not inherited by a forked child, which
-    would keep it from everybody after its parent's death. It does not keep threads apart, so a
-    mutex stands before it; :meth:`of` gives all trackers of a process the same one.
-    """
-
-    _all: dict[Path, HostLock] = {}
-    _all_lock = new_lock()
-
-    def __init__(self, folder: Path) -> None:
-        self._path = folder / "ingest.lock"
-        self._reset()
-        watch_forks(self)
-
-    @classmethod
-    def of(cls, folder: Path) -> HostLock:
-        """Return this process's lock of a spool."""
-        with cls._all_lock:
-            if folder not in cls._all:
-                cls._all[folder] = cls(folder)
-            return cls._all[folder]
-
-    def _reset(self) -> None:
-        self._fd = -1
-        self._pid = os.getpid()
-        self._mutex = new_lock()
-        self._held_for_fork = False
-
-    @contextmanager
-    def held(self) -> Iterator[bool]:
-        """Try, without waiting; yields whether it is ours."""
-        if self._pid != os.getpid():  # a fork that ran no Python hooks
-            self.after_fork_in_child()
-        mutex = self._mutex
-        if not mutex.acquire(blocking=False):
-            yield False
-            return
-        try:
-            if not self._lock():
-                yield False
-                return
-            try:
-                yield True
-            finally:
-                if mutex is self._mutex:  # not in a child forked meanwhile
-                    fcntl.lockf(self._fd, fcntl.LOCK_UN)
-        finally:
-            mutex.release()
-
-    def _lock(self) -> bool:
-        if self._fd < 0:
-            make_folder(self._path.parent)
-            self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            fcntl.lockf(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            return False
-        return True
-
-    def before_fork(self) -> None:
-        """Let no ingest be under way."""
-        self._held_for_fork = self._mutex.acquire(timeout=FORK_PATIENCE_SECONDS)
-
-    def after_fork_in_parent(self) -> None:
-        """Go on."""
-        if self._held_for_fork:
-            self._mutex.release()
-
-    def after_fork_in_child(self) -> None:
-        """Close the parent's file; a child holds none of its record locks."""
-        if self._fd >= 0:
-            os.close(self._fd)
-        self._reset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +55,7 @@ class Ingester:
         self._host_lock = HostLock.of(folder)
         self._outage = Outage("visits wait in the spool")
         self._reset()
-        watch_forks(self)
+        watch_forks(in_child=self._reset)  # the parent's thread is not inherited
 
     def _reset(self) -> None:
         self._hints: dict[str, int] = {}  # segment file -> end of the lines known to be stored
@@ -202,7 +120,7 @@ class Ingester:
             work = [segment for segment in segments if self._has_work(segment)]
             if not work:
                 return False
-            reading = _Reading(work, self._batch_bytes)
+            reading = BatchReader(work, self._batch_bytes)
             self._storage.ingest(reading.read, self._keep_rejected, durable=bool(orphaned))
             for segment in reading.finished:
                 segment.unlink()
@@ -224,7 +142,7 @@ class Ingester:
             self._hints = {name: end for name, end in self._hints.items() if name in sizes}
         hints = self._hints
         names = [name for name, size in sizes.items() if look or size != hints.get(name)]
-        return list(_open(self._folder, names))
+        return list(open_segments(self._folder, names))
 
     def _has_work(self, segment: Segment) -> bool:
         return segment.orphaned or segment.size() != self._hints.get(segment.name)
@@ -260,35 +178,25 @@ class Ingester:
         sizes = segment_sizes(self._folder)
         grown = [name for name, size in sizes.items() if size != self._hints.get(name)]
         backlog = {}
-        for segment in _open(self._folder, grown):
+        for segment in open_segments(self._folder, grown):
             try:
-                backlog[segment.id] = _LastLine(segment.name, _end_of_lines(segment))
+                backlog[segment.id] = _LastLine(segment.name, segment.end_of_lines())
             finally:
                 segment.close()
         return backlog
 
     def _queue(self, wanted: dict[str, _LastLine], stored: Positions) -> Queue:
         size, oldest = 0, None
-        for segment in _open(self._folder, [line.name for line in wanted.values()]):
+        for segment in open_segments(self._folder, [line.name for line in wanted.values()]):
             try:
                 position = max(stored.get(segment.id, 0), segment.first)
                 size += max(0, wanted[segment.id].end - position)
-                timestamp = _timestamp(segment.read(position, 65536))
+                timestamp = segment.timestamp_at(position)
                 if timestamp is not None and (oldest is None or timestamp < oldest):
                     oldest = timestamp
             finally:
                 segment.close()
         return Queue(size, oldest)
-
-    def before_fork(self) -> None:
-        """Nothing to do: :class:`HostLock` waits for a batch under way."""
-
-    def after_fork_in_parent(self) -> None:
-        """Nothing to do."""
-
-    def after_fork_in_child(self) -> None:
-        """Forget the parent's thread; threads are not inherited."""
-        self._reset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -297,104 +205,6 @@ class _LastLine:
     end: int
 
 
-class _Reading:
-    """Read one batch; ``read`` runs within the transaction that stores it."""
-
-    def __init__(self, segments: list[Segment], batch_bytes: int) -> None:
-        self.segments = segments
-        self._batch_bytes = batch_bytes
-        self.finished: list[Segment] = []
-        self.ends: dict[str, int] = {}
-        self.more = False
-
-    def read(self, positions: Positions) -> Batch:
-        """Return whole lines from all segments, at most about one batch."""
-        batch, chunks, room = Batch(), [], self._batch_bytes
-        for segment in self.segments:
-            position = positions.get(segment.id, 0)
-            if position == FINISHED:
-                # Its file outlived a crash, or is a copy: never read again.
-                if segment.orphaned:
-                    self.finished.append(segment)
-                continue
-            if segment.id in batch.positions or segment.is_copy_of_another:
-                continue  # a copy waits until the original is finished
-            position = max(position, segment.first)
-            size = segment.size()
-            lines, end = self._lines(segment, position, size, room)
-            if lines:
-                chunks.append(lines)
-                room -= len(lines)
-                position = batch.positions[segment.id] = end
-            self.ends[segment.name] = position
-            if segment.orphaned and position >= size:
-                self.finished.append(segment)
-                if position > segment.first:
-                    batch.finished.append(segment.id)
-        batch.data, batch.counts = _without_counts(b"".join(chunks))
-        return batch
-
-    def _lines(self, segment: Segment, position: int, size: int, room: int) -> tuple[bytes, int]:
-        """Return whole lines from ``position``, and where they end."""
-        if size <= position:
-            return b"", position
-        chunk = segment.read(position, room) if room > 0 else b""
-        whole = chunk.rfind(b"\n") + 1
-        if position + len(chunk) < size:
-            self.more = True
-            endless = not whole and len(chunk) >= self._batch_bytes  # a line, but none of ours
-        else:
-            endless = segment.orphaned and whole < len(chunk)  # torn: nobody will complete it
-        if endless:
-            return chunk + b"\n", position + len(chunk)
-        return chunk[:whole], position + whole
-
-
-def _open(folder: Path, names: Sequence[str]) -> Iterator[Segment]:
-    for name in names:
-        try:
-            yield Segment(folder, name)
-        except FileNotFoundError:
-            pass  # another process has finished it
-
-
 def _behind(stored: Positions, segment: str, end: int) -> bool:
     position = stored.get(segment, 0)
     return position != FINISHED and position < end
-
-
-def _end_of_lines(segment: Segment) -> int:
-    size = segment.size()
-    tail = segment.read(max(0, size - 65536), 65536)
-    return size - len(tail) + tail.rfind(b"\n") + 1
-
-
-def _timestamp(line: bytes) -> int | None:
-    try:
-        timestamp = json.loads(line.partition(b"\n")[0])["timestamp"]
-    except (ValueError, KeyError, TypeError):
-        return None
-    return timestamp if isinstance(timestamp, int) else None
-
-
-def _without_counts(data: bytes) -> tuple[bytes, Counter[str]]:
-    """Take the lines of counts out of the lines of visits."""
-    counts: Counter[str] = Counter()
-    if COUNTS not in data:
-        return data, counts
-    visits = []
-    for line in data.split(b"\n")[:-1]:
-        added = _counts(line) if line.startswith(COUNTS) else None
-        if added is None:
-            visits.append(line + b"\n")
-        else:
-            counts.update(added)
-    return b"".join(visits), counts
-
-
-def _counts(line: bytes) -> dict[str, int] | None:
-    try:
-        counts = json.loads(line)["counts"]
-        return {str(name): int(count) for name, count in counts.items()}
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return None

@@ -16,9 +16,10 @@ from .endpoints import EndpointFinder, endpoint_finder
 from .errors import ConfigurationError, StorageError, logger
 from .ingest import Ingester
 from .observation import Observation, Recorder
-from .spool import Spool, make_folder
+from .segments import make_folder
+from .spool import Spool
 from .storage import database_path, open_storage
-from .visit import LineEncoder, client_of, proxied_client
+from .visit import Fragments, client_of, proxied_client
 from .visitors import Visitors
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ class Tracker:
         self._recorder = Recorder(
             find_endpoint,
             proxied_client if visitors.trusts_proxies else client_of,
-            LineEncoder(visitors, folds_not_found=folds_not_found),
+            Fragments(visitors, folds_not_found=folds_not_found),
             self._spool,
         )
         self._api = Api(
@@ -91,9 +92,7 @@ class Tracker:
         self._storage.close()  # a fork that follows finds nothing open
         logger.info("visits go to %s", path)
 
-    def __call__(
-        self, environ: WSGIEnvironment, start_response: StartResponse
-    ) -> Iterable[bytes]:
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Answer one request: the WSGI interface."""
         path = environ.get("PATH_INFO", "")
         if self._prefix in path and (name := self._report_name(path)) is not None:

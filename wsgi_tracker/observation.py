@@ -16,7 +16,7 @@ from .errors import Outage
 from .process import watch_forks
 from .spool import Spool
 from .visit import (
-    LineEncoder,
+    Fragments,
     encode_error,
     incomplete_client,
     incomplete_place,
@@ -45,38 +45,34 @@ class Recorder:
         self,
         find_endpoint: EndpointFinder,
         client_of: Callable[[WSGIEnvironment], tuple[str | None, ...]],
-        encoder: LineEncoder,
+        fragments: Fragments,
         spool: Spool,
     ) -> None:
         self.find_endpoint = find_endpoint
         self.client_of = client_of
-        self._encode = encoder.line
+        self._place = fragments.place
+        self._client = fragments.client
+        self._referer = fragments.referer
         self._append = spool.append
         self._spool = spool
         self._process_began = 0
         self._outage = Outage("a visit was not recorded")
-        watch_forks(self)
+        watch_forks(in_child=self._after_fork_in_child)
 
-    def record(self, observation: Observation, bytes_sent: int | str, error: str = "") -> None:
+    def record(self, seen: Observation, bytes_sent: int | str, error: str = "") -> None:
         """Write the visit; the answer is complete now, or as complete as it will be."""
         try:
-            duration_us = (perf_counter_ns() - observation.started_ns) // 1000
+            started = seen.started_ns
             # A forked child may go on with its parent's requests: those are the parent's.
-            if observation.started_ns < self._process_began:
+            if started < self._process_began:
                 return
+            duration = (perf_counter_ns() - started) // 1000
             self._append(
-                self._encode(
-                    observation.timestamp_ns,
-                    observation.place,
-                    observation.endpoint,
-                    observation.status,
-                    observation.client,
-                    observation.referer,
-                    duration_us,
-                    duration_us if observation.first_byte_us is None else observation.first_byte_us,
-                    bytes_sent,
-                    error,
-                )
+                f'{{"timestamp":{seen.timestamp_ns // 1000},'
+                f"{self._place[seen.place, seen.endpoint, seen.status]},"
+                f'"duration_us":{duration},"first_byte_us":{seen.first_byte_us or duration},'
+                f'"bytes_sent":{bytes_sent},{self._client[seen.client]}'
+                f"{self._referer[seen.referer]}{error}}}\n".encode()
             )
         except Exception as fault:
             self.fault(fault)
@@ -86,13 +82,7 @@ class Recorder:
         self._spool.drop()
         self._outage.report(str(fault), fault)
 
-    def before_fork(self) -> None:
-        """Nothing to do."""
-
-    def after_fork_in_parent(self) -> None:
-        """Nothing to do."""
-
-    def after_fork_in_child(self) -> None:
+    def _after_fork_in_child(self) -> None:
         """Remember which requests are the parent's."""
         self._process_began = perf_counter_ns()
 
@@ -118,7 +108,7 @@ class Observation:
         "timestamp_ns",
     )
     status: str
-    first_byte_us: int | str | None
+    first_byte_us: int | str  # 0: with the last
 
     def __init__(
         self, recorder: Recorder, environ: WSGIEnvironment, start_response: StartResponse
@@ -137,7 +127,7 @@ class Observation:
         self.referer = environ.get("HTTP_REFERER")
         self.status = RAISED  # what servers answer when start_response is never called
         self.endpoint: str | None = None
-        self.first_byte_us = None
+        self.first_byte_us = 0
         self.bytes_sent = 0
         self.recorded = False
 
@@ -210,8 +200,8 @@ class Observation:
             size = len(block)
         except TypeError:
             return
-        if size and self.first_byte_us is None:
-            self.first_byte_us = (perf_counter_ns() - self.started_ns) // 1000
+        if size and not self.first_byte_us:
+            self.first_byte_us = (perf_counter_ns() - self.started_ns) // 1000 or 1
         self.bytes_sent += size
         if not self.recorded and self.bytes_sent >= self._length():
             self.complete()
@@ -221,7 +211,7 @@ class Observation:
         if self.recorded:
             return
         self.recorded = True
-        if self.first_byte_us is None:
+        if not self.first_byte_us:
             self.first_byte_us = "null"
         self._recorder.record(self, min(self.bytes_sent, self._length()), error)
 

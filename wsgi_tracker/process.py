@@ -11,54 +11,52 @@ import os
 import sys
 import weakref
 from collections.abc import Callable
-from typing import Any, Protocol
+from functools import partial
+from types import MethodType
+from typing import Any, TypeAlias
+
+Hook: TypeAlias = "Callable[[], None]"
 
 
-class ForkAware(Protocol):
-    """Something that a fork would break if nobody told it."""
+class _Hooks:
+    """Methods to call, kept only as long as their objects live."""
 
-    def before_fork(self) -> None:
-        """Come to rest: no statement running, no lock held by another thread."""
+    def __init__(self) -> None:
+        self._methods: list[tuple[weakref.ref[Any], Callable[[Any], None]]] = []
 
-    def after_fork_in_parent(self) -> None:
-        """Go on."""
+    def add(self, hook: Hook | None) -> None:
+        self._methods = [pair for pair in self._methods if pair[0]() is not None]
+        if isinstance(hook, MethodType):
+            self._methods.append((weakref.ref(hook.__self__), hook.__func__))
 
-    def after_fork_in_child(self) -> None:
-        """Let go of what belongs to the parent, without unlocking or closing its state."""
-
-
-_watched: list[weakref.ref[ForkAware]] = []
-
-
-def watch_forks(thing: ForkAware) -> None:
-    """Tell ``thing`` about forks for as long as it lives."""
-    _watched.append(weakref.ref(thing, _watched.remove))
+    def call(self, *, newest_first: bool = False) -> None:
+        for reference, method in self._methods[:: -1 if newest_first else 1]:
+            thing = reference()
+            if thing is not None:
+                method(thing)
 
 
-def _living() -> list[ForkAware]:
-    return [thing for reference in list(_watched) if (thing := reference()) is not None]
+_before, _in_parent, _in_child = _Hooks(), _Hooks(), _Hooks()
 
 
-def _before_fork() -> None:
-    # Newest first: an ingester comes to rest before the connections that it uses are closed.
-    for thing in reversed(_living()):
-        thing.before_fork()
+def watch_forks(
+    *, before: Hook | None = None, in_parent: Hook | None = None, in_child: Hook | None = None
+) -> None:
+    """Call these bound methods around forks, for as long as their objects live.
+
+    ``before`` comes to rest: no statement runs, no other thread holds a lock. ``in_child`` lets
+    go of what belongs to the parent, without unlocking or closing the parent's state.
+    """
+    _before.add(before)
+    _in_parent.add(in_parent)
+    _in_child.add(in_child)
 
 
-def _after_fork_in_parent() -> None:
-    for thing in _living():
-        thing.after_fork_in_parent()
-
-
-def _after_fork_in_child() -> None:
-    for thing in _living():
-        thing.after_fork_in_child()
-
-
+# Newest first: an ingester comes to rest before the connections that it uses are closed.
 os.register_at_fork(
-    before=_before_fork,
-    after_in_parent=_after_fork_in_parent,
-    after_in_child=_after_fork_in_child,
+    before=partial(_before.call, newest_first=True),
+    after_in_parent=_in_parent.call,
+    after_in_child=_in_child.call,
 )
 
 

@@ -1,4 +1,4 @@
-"""Segments: files of lines that a process appends to and the host's ingester reads and deletes.
+"""Append visits to this process's segment, a file that the host's ingester reads and deletes.
 
 A line is in the kernel's hands when ``append`` returns, so it survives the death of its process.
 Each rule below prevents a loss that was seen: a segment is held with ``flock`` by its one writing
@@ -12,17 +12,14 @@ from __future__ import annotations
 import fcntl
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 from .process import new_lock, watch_forks
+from .segments import ID_LENGTH, SUFFIX, counts_line, header, make_folder, segment_sizes
 
 SEGMENT_BYTES = 8 << 20
 RETRY_SECONDS = 1.0
-SUFFIX = ".ndjson"
-ID_LENGTH = 32
-REJECTED = "rejected.ndjson"
-COUNTS = b'{"counts":'
 
 
 class Spool:
@@ -46,7 +43,7 @@ class Spool:
         self._on_open = on_open
         self._fd = -1
         self._reset()
-        watch_forks(self)
+        watch_forks(in_child=self._after_fork_in_child)
 
     def _reset(self) -> None:
         self._room = 0
@@ -86,7 +83,7 @@ class Spool:
             self.drop(dropped)
 
     def _append_counts(self, dropped: int) -> bool:
-        line = b'{"counts":{"dropped":%d}}\n' % dropped
+        line = counts_line(dropped=dropped)
         try:
             return os.write(self._fd, line) == len(line)
         except OSError:
@@ -95,7 +92,7 @@ class Spool:
     @property
     def writable(self) -> bool:
         """Whether the last attempt to open a segment succeeded, or none was needed yet."""
-        return self._fd >= 0 and self._room >= 0 or not self._retry_at
+        return not self._retry_at or (self._fd >= 0 and self._room >= 0)
 
     def _abandon(self) -> None:
         with self._lock:
@@ -160,102 +157,9 @@ class Spool:
         if fd >= 0:
             os.close(fd)
 
-    def before_fork(self) -> None:
-        """Nothing to do: writing holds no lock."""
-
-    def after_fork_in_parent(self) -> None:
-        """Nothing to do."""
-
-    def after_fork_in_child(self) -> None:
+    def _after_fork_in_child(self) -> None:
         """Close the parent's segment; unlocking it would unlock it for the parent."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
         self._reset()
-
-
-class Segment:
-    """One segment, opened to be read; ``close`` releases its lock.
-
-    ``id`` is what its first line says, so that a copy under another name is known again.
-    """
-
-    def __init__(self, folder: Path, name: str) -> None:
-        self.name = name
-        self._folder = folder
-        self._path = folder / name
-        self._fd = os.open(self._path, os.O_RDONLY)
-        self.id, self.first = self._read_header()
-        self.orphaned = False
-
-    def _read_header(self) -> tuple[str, int]:
-        start = os.pread(self._fd, len(header("0" * ID_LENGTH)), 0)
-        segment = start[12 : 12 + ID_LENGTH].decode("ascii", "replace")
-        if start == header(segment):
-            return segment, len(start)
-        return "file:" + self.name, 0
-
-    @property
-    def is_copy_of_another(self) -> bool:
-        """Whether the file that this one was copied from is there, too."""
-        original = self.id + SUFFIX
-        return bool(self.first) and original != self.name and (self._folder / original).exists()
-
-    def lock(self) -> bool:
-        """Try to take the segment from a writer that is gone; True from then on."""
-        if not self.orphaned:
-            try:
-                fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                self.orphaned = True
-            except BlockingIOError:
-                pass
-        return self.orphaned
-
-    def size(self) -> int:
-        """Return the size in bytes; final only once the segment is locked."""
-        return os.fstat(self._fd).st_size
-
-    def read(self, position: int, limit: int) -> bytes:
-        """Return at most ``limit`` bytes from ``position``."""
-        return os.pread(self._fd, limit, position)
-
-    def unlink(self) -> None:
-        """Delete the file; the caller holds its lock, and knows every line stored."""
-        try:
-            self._path.unlink()
-        except FileNotFoundError:
-            pass
-
-    def close(self) -> None:
-        """Close the file, and so release the lock if it was ours."""
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
-
-
-def header(segment: str) -> bytes:
-    """Return the first line of a segment."""
-    return b'{"segment":"%s"}\n' % segment.encode()
-
-
-def make_folder(folder: Path) -> None:
-    """Create the spool's folder, readable by its owner alone."""
-    folder.mkdir(mode=0o700, exist_ok=True)
-
-
-def segment_sizes(folder: Path) -> dict[str, int]:
-    """Return the size of every segment by its file name."""
-    return dict(_segment_sizes(folder))
-
-
-def _segment_sizes(folder: Path) -> Iterator[tuple[str, int]]:
-    try:
-        entries = list(os.scandir(folder))
-    except FileNotFoundError:  # nothing was recorded yet
-        return
-    for entry in entries:
-        if entry.name.endswith(SUFFIX) and entry.name != REJECTED:
-            try:
-                yield entry.name, os.stat(entry.path).st_size
-            except FileNotFoundError:
-                pass

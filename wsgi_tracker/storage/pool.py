@@ -49,7 +49,11 @@ class ConnectionPool:
         self._readers = readers
         self._timeout_seconds = timeout_seconds
         self._reset()
-        watch_forks(self)
+        watch_forks(
+            before=self._before_fork,
+            in_parent=self._after_fork_in_parent,
+            in_child=self._after_fork_in_child,
+        )
 
     def _reset(self) -> None:
         self._pid = os.getpid()
@@ -92,7 +96,7 @@ class ConnectionPool:
             raise PoolTimeoutError(f"the writer stayed busy for {self._timeout_seconds:g} s")
         try:
             connection = self._writer
-            if connection is not None and not self._is_current(connection):
+            if connection is not None and not self.is_current(connection):
                 connection.close()
                 connection = None
             if connection is None:
@@ -115,7 +119,7 @@ class ConnectionPool:
                 connection = self._idle.pop()
             except IndexError:
                 return None
-            if self._is_current(connection):
+            if self.is_current(connection):
                 self._lent.add(connection)
                 return connection
             connection.close()
@@ -126,7 +130,8 @@ class ConnectionPool:
         self._lent.add(connection)
         return connection
 
-    def _is_current(self, connection: PooledConnection) -> bool:
+    def is_current(self, connection: PooledConnection) -> bool:
+        """Return whether the connection has the file open that is there now."""
         return connection.inode == inode(self._database)
 
     def _discard(self, connection: PooledConnection) -> None:
@@ -137,7 +142,7 @@ class ConnectionPool:
     def _check_process(self) -> None:
         # A fork that ran no Python hooks, as uWSGI's: noticed when the child first asks.
         if self._pid != os.getpid():
-            self.after_fork_in_child()
+            self._after_fork_in_child()
 
     def close(self) -> None:
         """Close every idle connection."""
@@ -151,7 +156,7 @@ class ConnectionPool:
             finally:
                 self._writer_lock.release()
 
-    def before_fork(self) -> None:
+    def _before_fork(self) -> None:
         """Wait for running statements, lend nothing more, and close what is idle."""
         deadline = time.monotonic() + FORK_PATIENCE_SECONDS
         self._held = 0
@@ -161,12 +166,12 @@ class ConnectionPool:
             self._held += 1
         self.close()
 
-    def after_fork_in_parent(self) -> None:
+    def _after_fork_in_parent(self) -> None:
         """Lend again."""
         for _ in range(self._held):
             self._slots.release()
 
-    def after_fork_in_child(self) -> None:
+    def _after_fork_in_child(self) -> None:
         """Forget the parent's connections without closing them."""
         _inherited.extend(self._idle)
         _inherited.extend(self._lent)

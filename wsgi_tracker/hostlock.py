@@ -1,0 +1,97 @@
+"""The host's right to ingest, held by one thread of one process at a time."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import ClassVar
+
+from .process import new_lock, watch_forks
+from .segments import make_folder
+
+FORK_PATIENCE_SECONDS = 5.0
+
+
+class HostLock:
+    """The right to ingest one spool: one thread, of one process, of the host.
+
+    A record lock on a file that is never deleted, and opened only here: closing any descriptor
+    of it would release the lock. Unlike ``flock`` it is not inherited by a forked child, which
+    would keep it from everybody after its parent's death. It does not keep threads apart, so a
+    mutex stands before it; :meth:`of` gives all trackers of a process the same one.
+    """
+
+    _all: ClassVar[dict[Path, HostLock]] = {}
+    _all_lock: ClassVar = new_lock()
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / "ingest.lock"
+        self._reset()
+        watch_forks(
+            before=self._before_fork,
+            in_parent=self._after_fork_in_parent,
+            in_child=self._after_fork_in_child,
+        )
+
+    @classmethod
+    def of(cls, folder: Path) -> HostLock:
+        """Return this process's lock of a spool."""
+        with cls._all_lock:
+            if folder not in cls._all:
+                cls._all[folder] = cls(folder)
+            return cls._all[folder]
+
+    def _reset(self) -> None:
+        self._fd = -1
+        self._pid = os.getpid()
+        self._mutex = new_lock()
+        self._held_for_fork = False
+
+    @contextmanager
+    def held(self) -> Iterator[bool]:
+        """Try, without waiting; yields whether it is ours."""
+        if self._pid != os.getpid():  # a fork that ran no Python hooks
+            self._after_fork_in_child()
+        mutex = self._mutex
+        if not mutex.acquire(blocking=False):
+            yield False
+            return
+        try:
+            if not self._lock():
+                yield False
+                return
+            try:
+                yield True
+            finally:
+                if mutex is self._mutex:  # not in a child forked meanwhile
+                    fcntl.lockf(self._fd, fcntl.LOCK_UN)
+        finally:
+            mutex.release()
+
+    def _lock(self) -> bool:
+        if self._fd < 0:
+            make_folder(self._path.parent)
+            self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.lockf(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return False
+        return True
+
+    def _before_fork(self) -> None:
+        """Let no ingest be under way."""
+        self._held_for_fork = self._mutex.acquire(timeout=FORK_PATIENCE_SECONDS)
+
+    def _after_fork_in_parent(self) -> None:
+        """Go on."""
+        if self._held_for_fork:
+            self._mutex.release()
+
+    def _after_fork_in_child(self) -> None:
+        """Close the parent's file; a child holds none of its record locks."""
+        if self._fd >= 0:
+            os.close(self._fd)
+        self._reset()

@@ -1,0 +1,206 @@
+"""Segments, read: whole lines from where storage ends, in batches, until a file can be deleted.
+
+A segment begins with a line that names it. Lines are visits, or counts of what never became one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from .storage import FINISHED, Batch, Positions
+
+SUFFIX = ".ndjson"
+ID_LENGTH = 32
+REJECTED = "rejected.ndjson"
+COUNTS = b'{"counts":'
+TAIL_BYTES = 65536  # more than the longest line
+
+
+class Segment:
+    """One segment, opened to be read; ``close`` releases its lock.
+
+    ``id`` is what its first line says, so that a copy under another name is known again.
+    """
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self.name = name
+        self._folder = folder
+        self._path = folder / name
+        self._fd = os.open(self._path, os.O_RDONLY)
+        self.id, self.first = self._read_header()
+        self.orphaned = False
+
+    def _read_header(self) -> tuple[str, int]:
+        start = os.pread(self._fd, len(header("0" * ID_LENGTH)), 0)
+        segment = start[12 : 12 + ID_LENGTH].decode("ascii", "replace")
+        if start == header(segment):
+            return segment, len(start)
+        return "file:" + self.name, 0
+
+    @property
+    def is_copy_of_another(self) -> bool:
+        """Whether the file that this one was copied from is there, too."""
+        original = self.id + SUFFIX
+        return bool(self.first) and original != self.name and (self._folder / original).exists()
+
+    def lock(self) -> bool:
+        """Try to take the segment from a writer that is gone; True from then on."""
+        if not self.orphaned:
+            try:
+                fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                self.orphaned = True
+            except BlockingIOError:
+                pass
+        return self.orphaned
+
+    def size(self) -> int:
+        """Return the size in bytes; final only once the segment is locked."""
+        return os.fstat(self._fd).st_size
+
+    def read(self, position: int, limit: int) -> bytes:
+        """Return at most ``limit`` bytes from ``position``."""
+        return os.pread(self._fd, limit, position)
+
+    def end_of_lines(self) -> int:
+        """Return where the last whole line ends."""
+        size = self.size()
+        tail = self.read(max(0, size - TAIL_BYTES), TAIL_BYTES)
+        return size - len(tail) + tail.rfind(b"\n") + 1
+
+    def timestamp_at(self, position: int) -> int | None:
+        """Return the timestamp of the visit whose line begins at ``position``, if one does."""
+        try:
+            timestamp = json.loads(self.read(position, TAIL_BYTES).partition(b"\n")[0])["timestamp"]
+        except (ValueError, KeyError, TypeError):
+            return None
+        return timestamp if isinstance(timestamp, int) else None
+
+    def unlink(self) -> None:
+        """Delete the file; the caller holds its lock, and knows every line stored."""
+        with contextlib.suppress(FileNotFoundError):
+            self._path.unlink()
+
+    def close(self) -> None:
+        """Close the file, and so release the lock if it was ours."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+def header(segment: str) -> bytes:
+    """Return the first line of a segment."""
+    return b'{"segment":"%s"}\n' % segment.encode()
+
+
+def make_folder(folder: Path) -> None:
+    """Create the spool's folder, readable by its owner alone."""
+    folder.mkdir(mode=0o700, exist_ok=True)
+
+
+def segment_sizes(folder: Path) -> dict[str, int]:
+    """Return the size of every segment by its file name."""
+    return dict(_segment_sizes(folder))
+
+
+def _segment_sizes(folder: Path) -> Iterator[tuple[str, int]]:
+    try:
+        entries = list(os.scandir(folder))
+    except FileNotFoundError:  # nothing was recorded yet
+        return
+    for entry in entries:
+        if entry.name.endswith(SUFFIX) and entry.name != REJECTED:
+            with contextlib.suppress(FileNotFoundError):
+                yield entry.name, os.stat(entry.path).st_size
+
+
+def open_segments(folder: Path, names: Sequence[str]) -> Iterator[Segment]:
+    for name in names:
+        with contextlib.suppress(FileNotFoundError):  # another process has finished it
+            yield Segment(folder, name)
+
+
+class BatchReader:
+    """Read one batch; ``read`` runs within the transaction that stores it."""
+
+    def __init__(self, segments: list[Segment], batch_bytes: int) -> None:
+        self.segments = segments
+        self._batch_bytes = batch_bytes
+        self.finished: list[Segment] = []
+        self.ends: dict[str, int] = {}
+        self.more = False
+
+    def read(self, positions: Positions) -> Batch:
+        """Return whole lines from all segments, at most about one batch."""
+        batch, chunks, room = Batch(), [], self._batch_bytes
+        for segment in self.segments:
+            position = positions.get(segment.id, 0)
+            if position == FINISHED:
+                # Its file outlived a crash, or is a copy: never read again.
+                if segment.orphaned:
+                    self.finished.append(segment)
+                continue
+            if segment.id in batch.positions or segment.is_copy_of_another:
+                continue  # a copy waits until the original is finished
+            position = max(position, segment.first)
+            size = segment.size()
+            lines, end = self._lines(segment, position, size, room)
+            if lines:
+                chunks.append(lines)
+                room -= len(lines)
+                position = batch.positions[segment.id] = end
+            self.ends[segment.name] = position
+            if segment.orphaned and position >= size:
+                self.finished.append(segment)
+                if position > segment.first:
+                    batch.finished.append(segment.id)
+        batch.data, batch.counts = _without_counts(b"".join(chunks))
+        return batch
+
+    def _lines(self, segment: Segment, position: int, size: int, room: int) -> tuple[bytes, int]:
+        """Return whole lines from ``position``, and where they end."""
+        if size <= position:
+            return b"", position
+        chunk = segment.read(position, room) if room > 0 else b""
+        whole = chunk.rfind(b"\n") + 1
+        if position + len(chunk) < size:
+            self.more = True
+            endless = not whole and len(chunk) >= self._batch_bytes  # a line, but none of ours
+        else:
+            endless = segment.orphaned and whole < len(chunk)  # torn: nobody will complete it
+        if endless:
+            return chunk + b"\n", position + len(chunk)
+        return chunk[:whole], position + whole
+
+
+def counts_line(**counts: int) -> bytes:
+    """Return the line that adds to storage's counts."""
+    return b'{"counts":' + json.dumps(counts).encode() + b"}\n"
+
+
+def _without_counts(data: bytes) -> tuple[bytes, Counter[str]]:
+    """Take the lines of counts out of the lines of visits."""
+    counts: Counter[str] = Counter()
+    if COUNTS not in data:
+        return data, counts
+    visits = []
+    for line in data.split(b"\n")[:-1]:
+        added = _counts(line) if line.startswith(COUNTS) else None
+        if added is None:
+            visits.append(line + b"\n")
+        else:
+            counts.update(added)
+    return b"".join(visits), counts
+
+
+def _counts(line: bytes) -> dict[str, int] | None:
+    try:
+        counts = json.loads(line)["counts"]
+        return {str(name): int(count) for name, count in counts.items()}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None

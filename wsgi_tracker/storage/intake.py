@@ -1,0 +1,164 @@
+"""Take a batch of lines into SQLite, within the caller's transaction.
+
+Lines go in as one JSON array: SQLite reads it outside the GIL, where a loop of inserts would take
+it back for every row. They stand in a temporary table while strings become numbers.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Mapping
+
+from ..endpoints import OTHER, UNMATCHED
+from ..visit import FIELDS
+from . import FINISHED, Batch, KeepRejected
+from .lines import load_readable
+
+FORGET_SEGMENT_SECONDS = 30 * 86400
+LAST_TIMESTAMP = 253402300799999999  # the end of the year 9999
+
+_TEXT = "user_hash method endpoint path error ip_address user_agent referer host".split()
+_REQUIRED = ("timestamp", "user_hash", "method", "endpoint")
+
+
+def _batch_column(name: str) -> str:
+    kind = "text" if name in _TEXT else "integer"
+    check = f"typeof({name}) = '{kind}'"
+    if name == "timestamp":
+        check += f" AND timestamp BETWEEN 0 AND {LAST_TIMESTAMP}"
+    if name not in _REQUIRED:
+        check = f"{name} IS NULL OR {check}"
+    return f"{name} CHECK ({check})"
+
+
+CREATE_BATCH = f"CREATE TEMP TABLE batch ({', '.join(map(_batch_column, FIELDS))})"
+FILL_BATCH = (
+    f"INSERT INTO temp.batch ({', '.join(FIELDS)}) SELECT "
+    + ", ".join(f"json_extract(value, '$.{name}')" for name in FIELDS)
+    + " FROM json_each(?)"
+)
+# Endpoints that are new, beyond how many there may be, become one; their path is kept.
+FOLD_ENDPOINTS = f"""
+UPDATE temp.batch SET path = coalesce(path, endpoint), endpoint = '{OTHER}'
+WHERE endpoint IN (
+    SELECT endpoint FROM temp.batch
+    WHERE endpoint NOT IN ('{OTHER}', '{UNMATCHED}')
+    AND NOT EXISTS (SELECT 1 FROM endpoints WHERE endpoints.endpoint = batch.endpoint)
+    GROUP BY endpoint ORDER BY min(rowid) LIMIT -1 OFFSET max(0, ?)
+)"""
+COUNT_ENDPOINTS = f"""
+SELECT count(DISTINCT endpoint) FROM endpoints WHERE endpoint NOT IN ('{OTHER}', '{UNMATCHED}')"""
+HAS_NEW_ENDPOINTS = """
+SELECT EXISTS (SELECT 1 FROM temp.batch WHERE NOT EXISTS (
+    SELECT 1 FROM endpoints WHERE endpoints.endpoint = batch.endpoint))"""
+_STRINGS = {
+    "users": "user_hash",
+    "paths": "path",
+    "ip_addresses": "ip_address",
+    "user_agents": "user_agent",
+    "referers": "referer",
+    "hosts": "host",
+}
+INTERN = [
+    "INSERT OR IGNORE INTO endpoints (endpoint, method) "
+    "SELECT DISTINCT endpoint, method FROM temp.batch",
+    *(
+        f"INSERT OR IGNORE INTO {table} ({column}) "
+        f"SELECT DISTINCT {column} FROM temp.batch WHERE {column} IS NOT NULL"
+        for table, column in _STRINGS.items()
+    ),
+]
+INSERT_VISITS = f"""
+INSERT INTO visits (timestamp, status, duration_us, first_byte_us, bytes_sent, error, endpoint_id,
+    {", ".join(f"{column.removesuffix('_hash')}_id" for column in _STRINGS.values())})
+SELECT timestamp, status, duration_us, first_byte_us, bytes_sent, error,
+    (SELECT id FROM endpoints
+     WHERE endpoints.endpoint = batch.endpoint AND endpoints.method = batch.method),
+    {
+    ", ".join(
+        f"(SELECT id FROM {table} WHERE {table}.{column} = batch.{column})"
+        for table, column in _STRINGS.items()
+    )
+}
+FROM temp.batch"""
+
+
+def store_batch(
+    connection: sqlite3.Connection, batch: Batch, keep_rejected: KeepRejected, max_endpoints: int
+) -> None:
+    """Store visits, positions and counts of ``batch``; adds to its counts."""
+    if batch.data:
+        _store_visits(connection, batch, keep_rejected, max_endpoints)
+    _write_positions(connection, batch)
+    _add_counts(connection, batch.counts)
+
+
+def _store_visits(
+    connection: sqlite3.Connection, batch: Batch, keep_rejected: KeepRejected, max_endpoints: int
+) -> None:
+    connection.execute("DELETE FROM temp.batch")
+
+    def load(array: str, lines: int) -> bool:
+        return _load(connection, array, lines)
+
+    rejected = load_readable(batch.data, load)
+    if rejected:
+        keep_rejected(rejected)
+        batch.counts["rejected"] += len(rejected)
+    if connection.execute(HAS_NEW_ENDPOINTS).fetchone()[0]:
+        (known,) = connection.execute(COUNT_ENDPOINTS).fetchone()
+        connection.execute(FOLD_ENDPOINTS, (max_endpoints - known,))
+    for statement in INTERN:
+        connection.execute(statement)
+    batch.counts["recorded"] += connection.execute(INSERT_VISITS).rowcount
+
+
+def _load(connection: sqlite3.Connection, array: str, lines: int) -> bool:
+    """Add ``lines`` visits to the batch, all or none."""
+    try:
+        cursor = connection.execute(FILL_BATCH, (array,))
+    except sqlite3.OperationalError as error:
+        if "JSON" not in str(error):
+            raise
+        return False
+    except sqlite3.IntegrityError:
+        return False
+    if cursor.rowcount == lines:
+        return True
+    connection.execute(
+        "DELETE FROM temp.batch WHERE rowid > (SELECT max(rowid) FROM temp.batch) - ?",
+        (cursor.rowcount,),
+    )
+    return False
+
+
+def read_positions(connection: sqlite3.Connection) -> dict[str, int]:
+    """Return how far each segment is stored."""
+    rows = connection.execute("SELECT id, position, finished_at FROM segments")
+    return {id: position if finished is None else FINISHED for id, position, finished in rows}
+
+
+def _write_positions(connection: sqlite3.Connection, batch: Batch) -> None:
+    now = int(time.time())
+    connection.executemany(
+        "INSERT INTO segments (id, position) VALUES (?, ?) "
+        "ON CONFLICT (id) DO UPDATE SET position = excluded.position",
+        batch.positions.items(),
+    )
+    connection.executemany(
+        "INSERT INTO segments (id, position, finished_at) VALUES (?1, 0, ?2) "
+        "ON CONFLICT (id) DO UPDATE SET finished_at = ?2",
+        [(segment, now) for segment in batch.finished],
+    )
+    connection.execute(
+        "DELETE FROM segments WHERE finished_at < ?", (now - FORGET_SEGMENT_SECONDS,)
+    )
+
+
+def _add_counts(connection: sqlite3.Connection, counts: Mapping[str, int]) -> None:
+    connection.executemany(
+        "INSERT INTO counts (name, value) VALUES (?, ?) "
+        "ON CONFLICT (name) DO UPDATE SET value = value + excluded.value",
+        counts.items(),
+    )

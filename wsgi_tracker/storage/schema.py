@@ -1,0 +1,91 @@
+"""The database file and its schema: made once, by whichever process comes first."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from importlib.resources import files
+from pathlib import Path
+
+SCHEMA_VERSION = 1
+PATIENCE_SECONDS = 10.0
+
+
+def make_file(database: Path) -> None:
+    """Create an empty database that only its owner can read, unless there is one.
+
+    It is made under another name: closing a descriptor of the real one would drop the locks that
+    SQLite holds on it in this process (SQLite, "How To Corrupt", section 2.2).
+    """
+    if database.exists():
+        return
+    temporary = database.with_name(f".{database.name}-{secrets.token_hex(8)}")
+    os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+    try:
+        with suppress(FileExistsError):
+            os.link(temporary, database)
+    finally:
+        os.unlink(temporary)
+
+
+def create_schema(connection: sqlite3.Connection) -> None:
+    """Make tables and secret; several processes may try at once."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while True:
+        try:
+            # In this order, and outside a transaction: WAL fixes the file's layout.
+            connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+            connection.execute("PRAGMA journal_mode = WAL")
+            break
+        except sqlite3.OperationalError as error:
+            # Changing the journal mode does not wait for busy_timeout.
+            if not is_busy(error) or time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
+    with transaction(connection):
+        if schema_version(connection):
+            return  # another process was first
+        for statement in _statements(files(__package__).joinpath("schema.sql").read_text()):
+            connection.execute(statement)
+        connection.execute(
+            "INSERT INTO settings (name, value) VALUES ('secret', ?)", (secrets.token_bytes(32),)
+        )
+        connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+
+
+def _statements(script: str) -> Iterator[str]:
+    """Split a script; ``executescript`` would commit the transaction around it."""
+    statement = ""
+    for line in script.splitlines(keepends=True):
+        statement += line
+        if sqlite3.complete_statement(statement):
+            yield statement
+            statement = ""
+
+
+def schema_version(connection: sqlite3.Connection) -> int:
+    """Return the number of the schema; 0 before there is one."""
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    return int(version)
+
+
+@contextmanager
+def transaction(connection: sqlite3.Connection) -> Iterator[None]:
+    """Write in one transaction; IMMEDIATE, as one that reads first is refused at once."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+
+
+def is_busy(error: Exception) -> bool:
+    """Return whether another connection is in the way."""
+    return "locked" in str(error) or "busy" in str(error)
