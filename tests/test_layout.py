@@ -1,0 +1,71 @@
+"""The package's shape: imports run one way, and no module grows too large to be read."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import wsgi_tracker
+
+PACKAGE = Path(wsgi_tracker.__file__).parent
+# From what knows nothing of the rest to what assembles it; a module imports what stands before it.
+ORDER = """
+    errors process visitors endpoints visit period reports
+    storage storage.lines storage.pool storage.schema storage.intake storage.sqlite
+    segments hostlock spool ingest observation query auth api middleware __init__ demo __main__
+""".split()
+# storage opens a SQLiteStorage when it is asked for one.
+LATE = {("storage", "storage.sqlite")}
+
+
+def imported(path: Path, module: str) -> set[str]:
+    """Return the modules of this package that a module imports, TYPE_CHECKING included."""
+    found = set()
+    package = ["wsgi_tracker", *module.split(".")]
+    if path.name != "__init__.py" or module == "__init__":
+        package = package[:-1]
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            parts = package[1 : len(package) - node.level + 1]
+            name = ".".join([*parts, node.module] if node.module else parts)
+            found.add(name or "__init__")
+    return found
+
+
+def modules() -> dict[str, Path]:
+    """Return every module of the package by its name."""
+    found = {}
+    for path in PACKAGE.rglob("*.py"):
+        parts = path.relative_to(PACKAGE).with_suffix("").parts
+        name = ".".join(parts)
+        found[name if name == "__init__" else name.removesuffix(".__init__")] = path
+    return found
+
+
+def test_every_module_has_its_place() -> None:
+    assert sorted(modules()) == sorted(ORDER)
+
+
+def test_imports_run_one_way() -> None:
+    wrong = [
+        f"{module} imports {other}"
+        for module, path in modules().items()
+        for other in imported(path, module)
+        if (module, other) not in LATE and ORDER.index(other) >= ORDER.index(module)
+    ]
+
+    assert wrong == []
+
+
+def test_storage_knows_no_http_and_api_knows_no_sql() -> None:
+    for name, path in modules().items():
+        if name.startswith("storage"):
+            assert "werkzeug" not in path.read_text().lower()
+        else:
+            assert "sqlite3" not in path.read_text()
+
+
+def test_no_module_is_longer_than_400_lines() -> None:
+    long = [str(path) for path in PACKAGE.rglob("*.py") if path.read_text().count("\n") > 400]
+
+    assert long == []

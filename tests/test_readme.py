@@ -1,0 +1,123 @@
+"""The README is the manual: what it shows runs, what it lists is what there is."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from wsgi_tracker import Tracker
+from wsgi_tracker.query import STATS, SUMMARY, TRENDS, VISITS, Choice
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def table(header: str) -> list[list[str]]:
+    """Return the cells of the table whose header row begins with ``header``."""
+    rows = README[README.index(f"| {header} |") :].partition("\n\n")[0].splitlines()[2:]
+    return [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
+
+
+def block(language: str, containing: str) -> str:
+    """Return the code block that contains some text."""
+    blocks = re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+    return next(text for text in blocks if containing in text)
+
+
+def test_first_example_runs_as_printed(tmp_path: Path) -> None:
+    (tmp_path / "shop.py").write_text(block("python", "# shop.py").replace("8000", "0"))
+    script = (
+        "import shop, wsgiref.simple_server as s;"
+        "server = s.make_server('127.0.0.1', 0, shop.app);"
+        "print(server.server_port, flush=True);"
+        "server.serve_forever()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", script],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    ) as server:
+        try:
+            assert server.stdout is not None
+            url = f"http://127.0.0.1:{int(server.stdout.readline())}"
+
+            with urllib.request.urlopen(f"{url}/boxes", timeout=30) as answer:
+                page = answer.read()
+            with urllib.request.urlopen(
+                f"{url}/api/tracking/stats?period=week", timeout=30
+            ) as answer:
+                report = json.load(answer)
+        finally:
+            server.kill()
+
+    printed = block("console", "pip install wsgi-tracker")
+    shown = json.loads(printed[printed.index("{") : printed.rindex("}") + 1])
+    assert page.decode() in printed
+    for key in ("last_access", "first_access"):
+        assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", shown["stats"][0].pop(key))
+        assert report["stats"][0].pop(key)
+    assert report == shown
+
+
+def test_option_table_lists_signature() -> None:
+    parameters = list(inspect.signature(Tracker).parameters.values())[1:]
+
+    documented = {name.strip("`"): default.strip("`") for name, default, _ in table("option")}
+
+    assert documented == {
+        parameter.name: repr(parameter.default).replace("'", '"') for parameter in parameters
+    }
+
+
+@pytest.mark.parametrize(
+    ("report", "parameters"),
+    [
+        pytest.param("stats", STATS, id="stats"),
+        pytest.param("summary", SUMMARY, id="summary"),
+        pytest.param("trends", TRENDS, id="trends"),
+        pytest.param("visits", VISITS, id="visits"),
+    ],
+)
+def test_report_table_lists_parameters(report: str, parameters: tuple[Choice, ...]) -> None:
+    rows = {path.strip("`"): cells for path, *cells in table("path")}
+
+    documented = re.findall(r"`(\w+)`", rows[f"/api/tracking/{report}"][0])
+
+    assert documented == [parameter.name for parameter in parameters]
+
+
+def test_every_choice_is_documented() -> None:
+    for parameter in (*STATS, *SUMMARY, *TRENDS):
+        for choice in parameter.choices:
+            assert f"`{choice}`" in README
+
+
+def test_columns_of_view_are_documented(tmp_path: Path) -> None:
+    import sqlite3
+
+    with Tracker(lambda environ, start_response: [], tmp_path / "visits.db", require_token=False):
+        database = sqlite3.connect(tmp_path / "visits.db")
+        columns = [row[1] for row in database.execute("PRAGMA table_info(user_visits)")]
+        database.close()
+
+    paragraph = README[README.index("The view `user_visits`") :].partition("\n\n")[0]
+    assert re.findall(r"`(\w+)`", paragraph)[1:] == columns[1:]
+
+
+def test_demo_records_every_request_it_sends() -> None:
+    demo = subprocess.run(
+        [sys.executable, "-m", "wsgi_tracker", "demo"], capture_output=True, text=True, timeout=120
+    )
+
+    assert demo.returncode == 0, demo.stderr
+    assert demo.stdout.endswith("300 requests sent to 2 workers, 300 visits recorded.\n")
+    assert demo.stdout.count("$ curl") == 4
