@@ -15,7 +15,7 @@ from .errors import ConfigurationError, logger
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
 
-TOKEN_VARIABLE = "WSGI_TRACKER_TOKEN"
+TOKEN_VARIABLE = "WSGI_TRACKER_TOKEN"  # noqa: S105 - its name
 ADVICE = f"set the environment variable {TOKEN_VARIABLE}, or Tracker(app, token=...)"
 
 _TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")  # b64token of RFC 6750
@@ -55,7 +55,8 @@ class Auth:
             return False
         digest = _digest(given.strip().encode("utf-8", "replace"))
         # All of them, whichever matches: the time taken tells nothing.
-        return any([hmac.compare_digest(digest, known) for known in self._digests])
+        matches = [hmac.compare_digest(digest, known) for known in self._digests]
+        return any(matches)
 
     @property
     def has_token(self) -> bool:

@@ -108,9 +108,15 @@ class Ingester:
             stopped.acquire(timeout=timeout_seconds)
 
     def run_once(self) -> bool:
-        """Ingest one batch if nobody else on this host is at it; True if more waits."""
-        with self._host_lock.held() as ours:
-            return ours and self._ingest_batch()
+        """Ingest one batch if nobody else on this host is at it; True if more waits.
+
+        Raises :exc:`StorageError`, also where the spool itself is out of order.
+        """
+        try:
+            with self._host_lock.held() as ours:
+                return ours and self._ingest_batch()
+        except OSError as error:
+            raise StorageError(f"the spool cannot be read: {error}") from error
 
     def _ingest_batch(self) -> bool:
         segments = self._open_segments()

@@ -110,7 +110,11 @@ class Tracker:
         except BaseException as error:
             observation.fail(error)
             raise
-        return observation.watch(body)
+        try:
+            return observation.watch(body)
+        except Exception as fault:
+            self._recorder.fault(fault)
+            return body
 
     def _report_name(self, path: str) -> str | None:
         """Return what follows the prefix, or ``None`` for a path that is not under it."""

@@ -92,6 +92,7 @@ class Observation:
 
     __slots__ = (
         "_environ",
+        "_known_length",
         "_recorder",
         "_server_start_response",
         "_server_write",
@@ -130,6 +131,7 @@ class Observation:
         self.first_byte_us = 0
         self.bytes_sent = 0
         self.recorded = False
+        self._known_length: int | None = None
 
     def start_response(
         self, status: str, headers: list[tuple[str, str]], exc_info: ExcInfo | None = None
@@ -155,10 +157,10 @@ class Observation:
         """Return what to hand to the server in place of ``body``."""
         # Lists and files go back as they are: servers look at the type, for sendfile and, with
         # len() == 1, for Content-Length. They are as good as sent.
-        if isinstance(body, (list, tuple)):
+        if type(body) is list or isinstance(body, (list, tuple)):
             if not self.recorded:
                 self.recorded = True
-                self._recorder.record(self, self.bytes_sent + self._size(body))
+                self._recorder.record(self, self._sent_with(body))
             return body
         if self._is_file(body):
             if not self.recorded:
@@ -168,13 +170,14 @@ class Observation:
             return body
         return _SizedBody(self, body) if hasattr(body, "__len__") else _Body(self, body)
 
-    def _size(self, blocks: list[bytes] | tuple[bytes, ...]) -> int:
+    def _sent_with(self, blocks: list[bytes] | tuple[bytes, ...]) -> int:
         if self.place[0] == "HEAD":
             return 0
         try:
-            return len(blocks[0]) if len(blocks) == 1 else sum(map(len, blocks))
+            size = len(blocks[0]) if len(blocks) == 1 else sum(map(len, blocks))
         except TypeError:  # no bytes: the server will say so
             return 0
+        return self.bytes_sent + size
 
     def _is_file(self, body: Iterable[bytes]) -> bool:
         wrapper = self._environ.get("wsgi.file_wrapper")
@@ -183,14 +186,19 @@ class Observation:
         return wrapper is not None and hasattr(body, "fileno")
 
     def _length(self) -> int:
-        """Return how many bytes complete the answer."""
+        """Return how many bytes complete the answer; asked from the first block on."""
+        if self._known_length is None:
+            self._known_length = self._read_length()
+        return self._known_length
+
+    def _read_length(self) -> int:
         if self.place[0] == "HEAD" or self.status[:3] in ("204", "304"):
             return 0
         try:
             for name, value in self.headers:
                 if name.lower() == "content-length":
                     return int(value)
-        except (AttributeError, ValueError):  # never started; or not a number
+        except (AttributeError, TypeError, ValueError):  # never started, or nonsense
             pass
         return ENDLESS
 

@@ -114,12 +114,13 @@ def _segment_sizes(folder: Path) -> Iterator[tuple[str, int]]:
     except FileNotFoundError:  # nothing was recorded yet
         return
     for entry in entries:
-        if entry.name.endswith(SUFFIX) and entry.name != REJECTED:
+        if entry.name.endswith(SUFFIX) and entry.name != REJECTED and entry.is_file():
             with contextlib.suppress(FileNotFoundError):
                 yield entry.name, os.stat(entry.path).st_size
 
 
 def open_segments(folder: Path, names: Sequence[str]) -> Iterator[Segment]:
+    """Open those that are still there; the caller closes them."""
     for name in names:
         with contextlib.suppress(FileNotFoundError):  # another process has finished it
             yield Segment(folder, name)

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from .errors import Outage
 from .process import new_lock, watch_forks
 from .segments import ID_LENGTH, SUFFIX, counts_line, header, make_folder, segment_sizes
 
@@ -41,6 +42,7 @@ class Spool:
         # A small spool has small segments: one that is still written to is not deleted.
         self._segment_bytes = min(segment_bytes, max(max_bytes // 16, 4096))
         self._on_open = on_open
+        self._outage = Outage(f"visits are dropped, {folder} cannot be written")
         self._fd = -1
         self._reset()
         watch_forks(in_child=self._after_fork_in_child)
@@ -60,11 +62,12 @@ class Spool:
             return False
         try:
             written = os.write(self._fd, line)
-        except OSError:
-            written = 0
+            problem = "short write"
+        except OSError as error:
+            written, problem = 0, str(error)
         if written == size:
             return True
-        self._abandon()
+        self._abandon(problem)
         if not written:
             self.drop()
         # else: the ingester finds the torn line, and counts it.
@@ -94,10 +97,11 @@ class Spool:
         """Whether the last attempt to open a segment succeeded, or none was needed yet."""
         return not self._retry_at or (self._fd >= 0 and self._room >= 0)
 
-    def _abandon(self) -> None:
+    def _abandon(self, problem: str) -> None:
         with self._lock:
             self._room = -1
             self._retry_at = time.monotonic() + RETRY_SECONDS
+        self._outage.report(problem)
 
     def _open(self) -> bool:
         with self._lock:
@@ -108,9 +112,11 @@ class Spool:
                 return False
             try:
                 self._adopt(self._new_segment())
-            except OSError:
+            except OSError as error:
                 self._retry_at = now + RETRY_SECONDS
+                self._outage.report(str(error))
                 return False
+        self._outage.over()
         self._on_open()
         return True
 
@@ -118,7 +124,7 @@ class Spool:
         """Create and lock a segment; return its descriptor."""
         make_folder(self.folder)
         if sum(segment_sizes(self.folder).values()) >= self._max_bytes:
-            raise OSError(f"the spool holds {self._max_bytes} bytes")
+            raise OSError(f"it holds max_spool_bytes={self._max_bytes} already")
         while True:
             segment = os.urandom(ID_LENGTH // 2).hex()
             fd = os.open(

@@ -1,0 +1,34 @@
+"""Run against the installed wheel, from an empty folder: is all there, and does it work?"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.resources
+from pathlib import Path
+
+import wsgi_tracker
+
+
+def app(environ, start_response):  # type: ignore[no-untyped-def]
+    start_response("200 OK", [])
+    return [b"hello"]
+
+
+def main() -> None:
+    package = importlib.resources.files("wsgi_tracker")
+    installed = importlib.metadata.distribution("wsgi-tracker")
+    assert "site-packages" in str(package), f"tested is the checkout: {package}"
+    assert package.joinpath("py.typed").is_file()
+    assert package.joinpath("storage/schema.sql").is_file()
+    assert installed.version == wsgi_tracker.__version__
+    assert not any(str(file).startswith("tests") for file in installed.files or ())
+
+    with wsgi_tracker.Tracker(app, Path("package.db")) as tracked:
+        assert b"".join(tracked({"REQUEST_METHOD": "GET", "PATH_INFO": "/"}, print)) == b"hello"
+        report = {"REQUEST_METHOD": "GET", "PATH_INFO": "/api/tracking/summary"}
+        assert b'"total_hits": 1' in b"".join(tracked(report, lambda status, headers: print))
+    print(f"wsgi-tracker {installed.version} is whole")
+
+
+if __name__ == "__main__":
+    main()
