@@ -1,0 +1,30 @@
+"""A Falcon application under Tracker.
+
+$ pip install wsgi-tracker gunicorn falcon
+$ gunicorn --chdir examples falcon_app:app
+"""
+
+import falcon
+
+from wsgi_tracker import Tracker
+
+BOXES = {1: "small", 2: "large"}
+
+
+class Boxes:
+    def on_get(self, request, response):
+        response.media = list(BOXES.values())
+
+
+class Box:
+    def on_get(self, request, response, box_id):
+        if box_id not in BOXES:
+            raise falcon.HTTPNotFound
+        response.media = {"box": BOXES[box_id]}
+
+
+shop = falcon.App()
+shop.add_route("/boxes", Boxes())
+shop.add_route("/boxes/{box_id:int}", Box())
+
+app = Tracker(shop)

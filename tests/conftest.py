@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import webtest
+
+from wsgi_tracker import Tracker
+
+# Helpers stand beside the tests; importlib mode puts nothing on the path by itself.
+sys.path.insert(0, str(Path(__file__).parent))
+
+
+def hello(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
+    """Answer 404 below /missing, else say hello."""
+    found = not environ["PATH_INFO"].startswith("/missing")
+    start_response("200 OK" if found else "404 Not Found", [("Content-Type", "text/plain")])
+    return [b"hello"]
+
+
+@pytest.fixture(autouse=True)
+def no_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WSGI_TRACKER_TOKEN", raising=False)
+
+
+@pytest.fixture
+def tracked(tmp_path: Path) -> Iterator[Callable[..., Tracker]]:
+    """Make trackers over one database; reports ingest, so no thread is needed."""
+    trackers = []
+
+    def make(app: Any = hello, **options: Any) -> Tracker:
+        tracker = Tracker(app, tmp_path / "visits.db", **{"ingest": False, **options})
+        trackers.append(tracker)
+        return tracker
+
+    yield make
+    for tracker in trackers:
+        tracker.close()
+
+
+@pytest.fixture(params=[pytest.param("", id="root"), pytest.param("/mounted", id="mounted")])
+def client(
+    request: pytest.FixtureRequest, tracked: Callable[..., Tracker]
+) -> Callable[..., webtest.TestApp]:
+    """Make a linted client of a tracked application, at the root and under a prefix."""
+
+    def make(app: Any = hello, **options: Any) -> webtest.TestApp:
+        return webtest.TestApp(
+            tracked(app, **options), extra_environ={"SCRIPT_NAME": request.param}
+        )
+
+    return make

@@ -1,0 +1,86 @@
+"""Every example is started as its first lines say, and used."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from servers import TOKEN, Gunicorn, get, report
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
+
+@pytest.mark.parametrize(
+    ("module", "path", "endpoint"),
+    [
+        pytest.param("plain_wsgi", "/boxes/small", "/boxes/{name}", id="plain"),
+        pytest.param("flask_app", "/boxes/1", "/boxes/<int:box_id>", id="flask"),
+        pytest.param("django_app", "/boxes/1", "/boxes/1", id="django"),
+        pytest.param("pyramid_app", "/boxes/1", "/boxes/1", id="pyramid"),
+        pytest.param("bottle_app", "/boxes/1", "/boxes/<box_id:int>", id="bottle"),
+        pytest.param("falcon_app", "/boxes/1", "/boxes/1", id="falcon"),
+    ],
+)
+def test_example_runs_and_its_visits_are_reported(
+    module: str, path: str, endpoint: str, tmp_path: Path
+) -> None:
+    command = re.search(r"^\$ gunicorn (.*)$", (EXAMPLES / f"{module}.py").read_text(), re.M)
+    assert command is not None
+    chdir, application = command[1].removeprefix("--chdir ").split()
+    assert chdir == "examples"
+
+    with Gunicorn(application, folder=tmp_path, python_path=[EXAMPLES]) as server:
+        statuses = [get(server.port, each)[0] for each in ("/boxes", "/boxes", path, "/nowhere")]
+        stats = report(server.port, "stats")
+        summary = report(server.port, "summary?period=day")
+        trends = report(server.port, "trends?granularity=hour&period=24h")
+        visits = report(server.port, "visits?limit=1")
+
+    assert statuses == [200, 200, 200, 404]
+    assert {(row["endpoint"], row["hit_count"]) for row in stats["stats"]} == {
+        ("/boxes", 2),
+        (endpoint, 1),
+        ("(unmatched)", 1),
+    }
+    assert summary["total_hits"] == sum(bucket["hits"] for bucket in trends["trends"]) == 4
+    assert visits["visits"][0]["endpoint"] == "(unmatched)"
+    assert visits["visits"][0]["ip_address"] == "127.0.0.1"
+    assert "Traceback" not in server.log
+
+
+def test_production_configuration_runs_an_application_it_does_not_touch(tmp_path: Path) -> None:
+    (tmp_path / "shop.py").write_text(
+        "def app(environ, start_response):\n"
+        "    start_response('200 OK', [('Content-Length', '5')])\n"
+        "    return [b'boxes']\n"
+    )
+    options = ["-c", str(EXAMPLES / "gunicorn.conf.py"), "--workers", "2"]
+
+    with Gunicorn(
+        "wsgi_tracker:wrap('shop:app', 'own.db')",
+        folder=tmp_path,
+        options=options,
+        python_path=[tmp_path],
+    ) as server:
+        answer = get(server.port, "/")
+        refused, _ = get(server.port, "/api/tracking/summary", Authorization="Bearer wrong")
+        hits = report(server.port, "summary")["total_hits"]
+
+    assert answer == (200, b"boxes")
+    assert refused == 401
+    assert hits == 1
+    assert (tmp_path / "own.db").exists()
+    assert TOKEN not in server.log
+
+
+def test_production_configuration_wants_a_token(tmp_path: Path) -> None:
+    server = Gunicorn(
+        "wsgi_tracker:wrap('shop:app')",
+        folder=tmp_path,
+        options=["-c", str(EXAMPLES / "gunicorn.conf.py")],
+        environ={"WSGI_TRACKER_TOKEN": ""},
+    )
+
+    with pytest.raises(RuntimeError, match="set WSGI_TRACKER_TOKEN"):
+        server.start()
