@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import os
@@ -101,10 +102,8 @@ class Gunicorn:
 
     def kill(self) -> None:
         """Kill every process of it at once."""
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
         self.process.wait(PATIENCE_SECONDS)
         self._reader.join(PATIENCE_SECONDS)
         if self.process.stderr is not None:

@@ -94,16 +94,19 @@ class Tracker:
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Answer one request: the WSGI interface."""
-        path = environ.get("PATH_INFO", "")
-        if self._prefix in path and (name := self._report_name(path)) is not None:
-            return self._api(environ, start_response, name)
-        if MARK in environ:
-            return self._app(environ, start_response)
+        report = observation = None
         try:
-            observation = Observation(self._recorder, environ, start_response)
-            environ[MARK] = True
+            path = environ.get("PATH_INFO", "")
+            if self._prefix in path:
+                report = self._report_name(path)
+            if report is None and MARK not in environ:
+                observation = Observation(self._recorder, environ, start_response)
+                environ[MARK] = True
         except Exception as fault:
             self._recorder.fault(fault)
+        if report is not None:
+            return self._api(environ, start_response, report)
+        if observation is None:
             return self._app(environ, start_response)
         try:
             body = self._app(environ, observation.start_response)
