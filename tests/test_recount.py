@@ -1,0 +1,293 @@
+"""Reports equal a recount in plain Python, whatever the visits, at every edge."""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+import sqlite3
+import subprocess
+import tempfile
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+import pytest
+import webtest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from wsgi_tracker import Tracker, Visit
+
+UTC = timezone.utc
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+NOW = datetime(2024, 3, 4, 10, 15, 30, 123456, tzinfo=UTC)  # a Monday after a 29 February
+PERIODS = {"day": 1, "week": 7, "month": 30, "year": 365, "all": None}
+TRENDS = {"24h": 1, "7d": 7, "30d": 30, "1y": 365}
+segments = itertools.count()
+
+
+def micro(moment: datetime) -> int:
+    return (moment - EPOCH) // timedelta(microseconds=1)
+
+
+def edges() -> list[datetime]:
+    """Return moments where a period or a bucket begins."""
+    days = [NOW - timedelta(days=days) for days in (1, 7, 30, 365) if days]
+    midnight = NOW.replace(hour=0, minute=0, second=0, microsecond=0)
+    months = [datetime(2023 + n // 12, n % 12 + 1, 1, tzinfo=UTC) for n in range(2, 15)]
+    hours = [
+        NOW.replace(minute=0, second=0, microsecond=0) - timedelta(hours=n) for n in (0, 1, 24)
+    ]
+    weeks = [midnight - timedelta(days=7 * n) for n in (0, 1, 52)]
+    future = [NOW + timedelta(hours=1), NOW + timedelta(days=40)]
+    return [NOW, midnight, *days, *months, *hours, *weeks, *future]
+
+
+moments = st.one_of(
+    st.sampled_from(edges()).flatmap(
+        lambda edge: st.sampled_from([-1, 0, 1, 999_999]).map(
+            lambda shift: edge + timedelta(microseconds=shift)
+        )
+    ),
+    st.datetimes(datetime(2022, 12, 1), datetime(2024, 3, 5)).map(
+        lambda moment: moment.replace(tzinfo=UTC)
+    ),
+)
+visits = st.lists(
+    st.builds(
+        Visit,
+        timestamp=moments.map(micro),
+        user_hash=st.sampled_from(["a" * 32, "b" * 32, "c" * 32]),
+        method=st.sampled_from(["GET", "POST"]),
+        endpoint=st.sampled_from(["/", "/boxes", "(unmatched)"]),
+        path=st.sampled_from([None, "/boxes/1"]),
+        status=st.sampled_from([200, 404, None]),
+        user_agent=st.sampled_from([None, "Mozilla"]),
+    ),
+    max_size=40,
+)
+
+
+@contextmanager
+def reporting(recorded: Iterable[Visit]) -> Iterator[webtest.TestApp]:
+    """Spool visits as another process would, and yield a client at the moment NOW."""
+    with tempfile.TemporaryDirectory() as folder:
+        database = Path(folder) / "visits.db"
+        with Tracker(lambda *args: [], database, ingest=False) as tracker:
+            tracker._api._clock = lambda: micro(NOW) * 1000
+            spool(database, recorded)
+            yield webtest.TestApp(tracker)
+
+
+def spool(database: Path, recorded: Iterable[Visit]) -> None:
+    segment = f"{next(segments):032x}"
+    content = b'{"segment":"%s"}\n' % segment.encode() + b"".join(v.line() for v in recorded)
+    (database.with_name("visits.db-spool") / f"{segment}.ndjson").write_bytes(content)
+
+
+def moment(visit: Visit) -> datetime:
+    return EPOCH + timedelta(microseconds=visit.timestamp)
+
+
+def within(recorded: list[Visit], days: int | None) -> list[Visit]:
+    start = EPOCH if days is None else NOW - timedelta(days=days)
+    return [visit for visit in recorded if moment(visit) >= start]
+
+
+def iso(moments: list[datetime], choose: Any) -> str | None:
+    return choose(moments).strftime("%Y-%m-%dT%H:%M:%SZ") if moments else None
+
+
+def count_stats(recorded: list[Visit]) -> list[dict[str, Any]]:
+    groups = defaultdict(list)
+    for visit in recorded:
+        groups[visit.endpoint, visit.method].append(visit)
+    rows = [
+        {
+            "endpoint": endpoint,
+            "method": method,
+            "hit_count": len(group),
+            "unique_users": len({visit.user_hash for visit in group}),
+            "last_access": iso([moment(visit) for visit in group], max),
+            "first_access": iso([moment(visit) for visit in group], min),
+        }
+        for (endpoint, method), group in groups.items()
+    ]
+    return sorted(rows, key=lambda row: (-row["hit_count"], row["endpoint"], row["method"]))
+
+
+def count_summary(recorded: list[Visit]) -> dict[str, Any]:
+    return {
+        "total_hits": len(recorded),
+        "total_endpoints": len({visit.endpoint for visit in recorded}),
+        "total_unique_users": len({visit.user_hash for visit in recorded}),
+        "oldest_visit": iso([moment(visit) for visit in recorded], min),
+        "newest_visit": iso([moment(visit) for visit in recorded], max),
+    }
+
+
+def bucket(visit: Visit, granularity: str) -> str:
+    at = moment(visit)
+    if granularity == "week":
+        at -= timedelta(days=at.isoweekday() - 1)
+    return at.strftime(
+        {"hour": "%Y-%m-%dT%H:00:00Z", "day": "%Y-%m-%d", "week": "%Y-%m-%d", "month": "%Y-%m"}[
+            granularity
+        ]
+    )
+
+
+def count_trends(recorded: list[Visit], granularity: str) -> list[dict[str, Any]]:
+    groups = defaultdict(list)
+    for visit in recorded:
+        groups[bucket(visit, granularity)].append(visit)
+    return [
+        {
+            "time_bucket": label,
+            "hits": len(group),
+            "unique_users": len({visit.user_hash for visit in group}),
+            "unique_endpoints": len({visit.endpoint for visit in group}),
+        }
+        for label, group in sorted(groups.items(), reverse=True)
+    ]
+
+
+@settings(max_examples=60, deadline=None)
+@given(visits)
+def test_reports_equal_a_recount(recorded: list[Visit]) -> None:
+    with reporting(recorded) as client:
+        for period, days in PERIODS.items():
+            stats = client.get(f"/api/tracking/stats?period={period}").json
+            summary = client.get(f"/api/tracking/summary?period={period}").json
+            inside = within(recorded, days)
+            assert stats["stats"] == count_stats(inside)
+            assert stats["total_endpoints"] == summary["total_endpoints"]
+            assert summary == {
+                "period": period,
+                "tracking_active": True,
+                **count_summary(inside),
+            }
+        for period, days in TRENDS.items():
+            for granularity in ("hour", "day", "week", "month"):
+                question = f"granularity={granularity}&period={period}"
+                trends = client.get(f"/api/tracking/trends?{question}").json["trends"]
+                assert trends == count_trends(within(recorded, days), granularity)
+        newest = client.get("/api/tracking/visits?limit=10").json["visits"]
+        assert [visit["timestamp"] for visit in newest] == [
+            iso([moment(visit)], max) for visit in sorted(recorded, key=moment, reverse=True)[:10]
+        ]
+
+
+SQL = "SELECT endpoint, method, count(*), count(DISTINCT user_hash) FROM user_visits GROUP BY 1, 2"
+THREE = [
+    Visit(micro(NOW), "a" * 32, "GET", "/boxes/{id}", path="/boxes/1", ip_address="192.0.2.1"),
+    Visit(
+        micro(NOW), "b" * 32, "GET", "/boxes/{id}", path="/boxes/2", referer="https://a.example/"
+    ),
+    Visit(micro(NOW) + 1, "a" * 32, "POST", "/boxes", status=500, error="ValueError"),
+]
+
+
+def test_view_answers_the_users_own_sql() -> None:
+    with reporting(THREE) as client:
+        client.get("/api/tracking/stats")
+        with closing(sqlite3.connect(client.app._storage.database)) as database:
+            assert database.execute(SQL).fetchall() == [
+                ("/boxes", "POST", 1, 1),
+                ("/boxes/{id}", "GET", 2, 2),
+            ]
+            assert database.execute(
+                "SELECT timestamp, timestamp_us, path, status, error, ip_address FROM user_visits"
+                " WHERE method = 'POST'"
+            ).fetchall() == [
+                ("2024-03-04T10:15:30Z", micro(NOW) + 1, "/boxes", 500, "ValueError", None)
+            ]
+
+
+@pytest.mark.skipif(shutil.which("sqlite3") is None, reason="no sqlite3 shell on this machine")
+def test_view_answers_in_the_sqlite_shell() -> None:
+    with reporting(THREE) as client:
+        client.get("/api/tracking/stats")
+        shell = subprocess.run(
+            ["sqlite3", str(client.app._storage.database), SQL],  # noqa: S607
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+
+    assert shell.stdout == "/boxes|POST|1|1\n/boxes/{id}|GET|2|2\n"
+
+
+@pytest.fixture
+def database() -> Iterator[sqlite3.Connection]:
+    with reporting(THREE) as client:
+        client.get("/api/tracking/stats")
+        with closing(
+            sqlite3.connect(client.app._storage.database, isolation_level=None)
+        ) as connection:
+            yield connection
+
+
+def test_view_takes_visits(database: sqlite3.Connection) -> None:
+    database.execute(
+        "INSERT INTO user_visits (user_hash, endpoint, method, ip_address, user_agent, referer,"
+        " timestamp) VALUES ('c', '/new', 'GET', '192.0.2.9', 'curl', NULL, '2024-01-02T03:04:05Z')"
+    )
+
+    assert database.execute(
+        "SELECT timestamp, timestamp_us, path, ip_address, user_agent, referer, host"
+        " FROM user_visits WHERE endpoint = '/new'"
+    ).fetchall() == [
+        ("2024-01-02T03:04:05Z", 1704164645000000, "/new", "192.0.2.9", "curl", None, None)
+    ]
+
+
+def test_view_changes_visits(database: sqlite3.Connection) -> None:
+    database.execute("UPDATE user_visits SET endpoint = '/b', timestamp = '2024-01-01T00:00:00Z'")
+    database.execute("UPDATE user_visits SET user_hash = 'z' WHERE method = 'POST'")
+
+    assert database.execute(
+        "SELECT endpoint, method, path, timestamp_us, user_hash FROM user_visits ORDER BY id"
+    ).fetchall() == [
+        ("/b", "GET", "/boxes/1", 1704067200000000, "a" * 32),
+        ("/b", "GET", "/boxes/2", 1704067200000000, "b" * 32),
+        ("/b", "POST", "/b", 1704067200000000, "z"),
+    ]
+
+
+def test_view_deletes_visits(database: sqlite3.Connection) -> None:
+    database.execute("DELETE FROM user_visits WHERE endpoint = '/boxes/{id}'")
+
+    assert database.execute(SQL).fetchall() == [("/boxes", "POST", 1, 1)]
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        pytest.param({"user_hash": None}, id="no user"),
+        pytest.param({"endpoint": None}, id="no endpoint"),
+        pytest.param({"method": None}, id="no method"),
+        pytest.param({"timestamp": None}, id="no time"),
+        pytest.param({"timestamp": "yesterday"}, id="time that is none"),
+        pytest.param({"timestamp": "1969-12-31T23:59:59Z"}, id="before 1970"),
+    ],
+)
+def test_view_refuses_what_is_no_visit(columns: Any, database: sqlite3.Connection) -> None:
+    visit = {
+        "user_hash": "c",
+        "endpoint": "/",
+        "method": "GET",
+        "timestamp": "2024-01-01T00:00:00Z",
+    }
+    visit.update(columns)
+
+    with pytest.raises(sqlite3.IntegrityError, match="a visit needs timestamp"):
+        database.execute(
+            f"INSERT INTO user_visits ({', '.join(visit)}) VALUES (?, ?, ?, ?)",
+            list(visit.values()),
+        )
+
+    assert database.execute("SELECT count(*) FROM user_visits").fetchone() == (3,)
