@@ -77,13 +77,15 @@ def _bottle(environ: WSGIEnvironment) -> str:
 def _routing_args(environ: WSGIEnvironment) -> str:
     """Put names back in place of values: ``wsgiorg.routing_args`` holds values, no template."""
     positional, named = environ["wsgiorg.routing_args"]
-    path = _mounted(environ, environ.get("PATH_INFO", ""))
-    values = [(str(value), name) for name, value in named.items()]
+    path = environ.get("PATH_INFO", "")
+    # Routes puts the names of its handlers beside the arguments; they stand in many paths.
+    handlers = ("controller", "action")
+    values = [(str(value), name) for name, value in named.items() if name not in handlers]
     values += [(str(value), str(place)) for place, value in enumerate(positional)]
     # Longest first, so that a value cannot be replaced within a longer one.
     for value, name in sorted(values, key=lambda pair: -len(pair[0])):
         path = _replace_segments(path, value, "{" + name + "}")
-    return path
+    return _mounted(environ, path)
 
 
 def _replace_segments(path: str, value: str, name: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from ..errors import ConfigurationError, StorageError, logger
@@ -103,7 +103,9 @@ class SQLiteStorage:
 
     def secret(self) -> bytes:
         """See :meth:`wsgi_tracker.storage.Storage.secret`."""
-        with self._read() as connection:
+        # On a connection of its own, whatever the schema: visits must be encoded even where they
+        # cannot be stored until an upgrade is complete.
+        with _storage_errors(), closing(self._open()) as connection:
             row = connection.execute("SELECT value FROM settings WHERE name = 'secret'").fetchone()
         if row is None:
             raise StorageError(f"{self.database} has no secret")
@@ -146,9 +148,17 @@ class SQLiteStorage:
             connection.execute("COMMIT")
 
     def _connect(self, writing: bool) -> PooledConnection:
-        if not self.database.exists():
-            make_file(self.database)
-        connection = sqlite3.connect(
+        connection = self._open()
+        try:
+            self._prepare(connection, writing)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _open(self) -> PooledConnection:
+        make_file(self.database)
+        return sqlite3.connect(
             self.database,
             timeout=BUSY_TIMEOUT_MS / 1000,
             isolation_level=None,
@@ -156,12 +166,6 @@ class SQLiteStorage:
             cached_statements=256,
             factory=PooledConnection,
         )
-        try:
-            self._prepare(connection, writing)
-        except BaseException:
-            connection.close()
-            raise
-        return connection
 
     def _prepare(self, connection: PooledConnection, writing: bool) -> None:
         # What is no UTF-8 was put in by hand; a report must not fail on it.

@@ -1,0 +1,123 @@
+"""Which endpoint a request belongs to, beyond what the frameworks' own tests show."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import webtest
+
+from wsgi_tracker import Tracker
+from wsgi_tracker.endpoints import endpoint_finder, route_template
+from wsgi_tracker.errors import ConfigurationError
+
+Client = Callable[..., webtest.TestApp]
+
+
+@pytest.mark.parametrize(
+    ("path", "arguments", "template"),
+    [
+        pytest.param("/boxes/7", ((), {"id": "7"}), "/boxes/{id}", id="named"),
+        pytest.param("/boxes/7", (("7",), {}), "/boxes/{0}", id="positional"),
+        pytest.param("/boxes/7", ((), {"id": 7}), "/boxes/{id}", id="converted"),
+        pytest.param("/7/77", ((), {"a": "7", "b": "77"}), "/{a}/{b}", id="one within the other"),
+        pytest.param("/files/a/b", ((), {"path": "a/b"}), "/files/{path}", id="several segments"),
+        pytest.param("/boxes/box", ((), {"kind": "shop"}), "/boxes/box", id="not in the path"),
+        pytest.param(
+            "/boxes/7", ((), {"controller": "boxes", "id": "7"}), "/boxes/{id}", id="handler"
+        ),
+        pytest.param("/boxes/", ((), {"id": ""}), "/boxes/", id="empty"),
+        pytest.param("/boxes", ((), {}), "/boxes", id="none"),
+    ],
+)
+def test_routing_arguments_become_names_again(path: str, arguments: Any, template: str) -> None:
+    environ = {"wsgiorg.routing_args": arguments, "PATH_INFO": path}
+
+    assert route_template(environ) == template
+    assert route_template({**environ, "SCRIPT_NAME": "/shop"}) == "/shop" + template
+
+
+def test_explicit_key_goes_before_everything() -> None:
+    environ = {
+        "wsgi_tracker.endpoint": "/own",
+        "wsgiorg.routing_args": ((), {"id": "7"}),
+        "PATH_INFO": "/7",
+    }
+
+    assert route_template(environ) == "/own"
+
+
+@pytest.mark.parametrize("endpoint", ["routes", "", None, 7])
+def test_unknown_way_is_refused(endpoint: Any) -> None:
+    with pytest.raises(ConfigurationError, match="'route', 'path' or a callable"):
+        endpoint_finder(endpoint)
+
+
+def hits(client: webtest.TestApp) -> dict[str, int]:
+    prefix = client.extra_environ["SCRIPT_NAME"]
+    rows = client.get("/api/tracking/stats").json["stats"]
+    return {row["endpoint"].removeprefix(prefix): row["hit_count"] for row in rows}
+
+
+def test_plain_404_is_unmatched_and_keeps_its_path(client: Client) -> None:
+    app = client()
+    app.get("/missing/1", status=404)
+    app.get("/missing/2", status=404)
+
+    assert hits(app) == {"(unmatched)": 2}
+    paths = {visit.path for visit in app.app._storage.visits(9)}
+    assert paths == {app.extra_environ["SCRIPT_NAME"] + f"/missing/{n}" for n in (1, 2)}
+
+
+def test_paths_fold_nothing(client: Client) -> None:
+    app = client(endpoint="path")
+    app.get("/missing/1", status=404)
+    app.get("/boxes")
+
+    assert hits(app) == {"/missing/1": 1, "/boxes": 1}
+
+
+def test_callable_decides(client: Client) -> None:
+    def endpoint(environ: dict[str, Any]) -> str | None:
+        return "/m" if "missing" in environ["PATH_INFO"] else None
+
+    app = client(endpoint=endpoint)
+    app.get("/missing/1", status=404)
+    app.get("/boxes")
+
+    assert hits(app) == {"/m": 1, "(unmatched)": 1}
+
+
+def test_endpoints_beyond_the_bound_fold_into_other(tracked: Callable[..., Tracker]) -> None:
+    tracker = tracked(max_endpoints=3)
+    app = webtest.TestApp(tracker, extra_environ={"SCRIPT_NAME": ""})
+
+    for path in ("/1", "/2", "/missing", "/2", "/3", "/4", "/5"):
+        app.get(path, expect_errors=True)
+    first = hits(app)
+    for path in ("/3", "/6", "/missing"):
+        app.get(path, expect_errors=True)
+
+    assert first == {"/2": 2, "/1": 1, "/3": 1, "(unmatched)": 1, "(other)": 2}
+    assert hits(app) == {"/2": 2, "/1": 1, "/3": 2, "(unmatched)": 2, "(other)": 3}
+    folded = [visit.path for visit in tracker._storage.visits(99) if visit.endpoint == "(other)"]
+    assert folded == ["/6", "/5", "/4"]
+
+
+@pytest.mark.parametrize("value", [0, -1, 1.5, True, None, "9"])
+@pytest.mark.parametrize("option", ["max_endpoints", "max_spool_bytes"])
+def test_bound_is_a_positive_number(option: str, value: Any, tracked: Callable[..., Any]) -> None:
+    with pytest.raises(ConfigurationError, match=option):
+        tracked(**{option: value})
+
+
+@pytest.mark.parametrize("prefix", ["", "/", "api", "/api/", "/api//x"])
+def test_prefix_begins_with_a_slash(prefix: str, tracked: Callable[..., Any]) -> None:
+    with pytest.raises(ConfigurationError, match="prefix"):
+        tracked(prefix=prefix)
+
+
+def test_application_is_callable(tracked: Callable[..., Any]) -> None:
+    with pytest.raises(ConfigurationError, match="WSGI application"):
+        tracked("shop:app")
