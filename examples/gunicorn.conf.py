@@ -29,8 +29,8 @@ max_requests_jitter = 1_000
 # Time for a worker to finish its requests, and its last batch of visits.
 graceful_timeout = 30
 
-# Behind a proxy on this machine: gunicorn's forwarded_allow_ips is about the URL scheme alone, so
-# tell Tracker as well whom it may believe: wrap('shop:app', trusted_proxies=['127.0.0.1']).
+# Behind a proxy on this machine: gunicorn takes the URL's scheme from it, never the client's
+# address, so tell Tracker as well whom to believe: wrap('shop:app', trusted_proxies=['127.0.0.1']).
 forwarded_allow_ips = "127.0.0.1"
 
 accesslog = None  # visits are in the database

@@ -11,7 +11,7 @@ import webtest
 from wsgi_tracker import Tracker
 
 # Helpers stand beside the tests; importlib mode puts nothing on the path by itself.
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent / "faults")]
 
 
 def hello(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:

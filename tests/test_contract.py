@@ -217,3 +217,76 @@ def test_tracking_is_not_active_when_the_spool_cannot_be_written(
     summary = app.get("/api/tracking/summary").json
     assert summary["tracking_active"] is False
     assert 0 < summary["total_hits"] < 20
+
+
+KEYS = {
+    "stats": {
+        "endpoint",
+        "method",
+        "hit_count",
+        "unique_users",
+        "last_access",
+        "first_access",
+    },
+    "trends": {"time_bucket", "hits", "unique_users", "unique_endpoints"},
+    "visits": {
+        "user_hash",
+        "endpoint",
+        "method",
+        "ip_address",
+        "user_agent",
+        "referer",
+        "timestamp",
+    },
+}
+
+
+@pytest.mark.parametrize("report", KEYS)
+def test_rows_have_the_keys_of_the_contract_and_no_more(
+    report: str, visited: webtest.TestApp
+) -> None:
+    rows = visited.get(f"/api/tracking/{report}").json[report]
+
+    assert rows
+    assert all(set(row) == KEYS[report] for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("question", "method", "status"),
+    [
+        pytest.param("/stats?period=x", "GET", 400, id="400"),
+        pytest.param("/nothing", "GET", 404, id="404"),
+        pytest.param("/stats", "POST", 405, id="405"),
+        pytest.param("/stats?period=x", "HEAD", 400, id="400, HEAD"),
+        pytest.param("/nothing", "HEAD", 404, id="404, HEAD"),
+    ],
+)
+def test_error_is_private_json_too(question: str, method: str, status: int, client: Client) -> None:
+    response = client().request(f"/api/tracking{question}", method=method, status=status)
+
+    assert response.content_type == "application/json"
+    assert response.headers["Cache-Control"] == "no-store"
+    assert response.headers["X-Content-Type-Options"] == "nosniff"
+    if method == "HEAD":
+        assert response.body == b""
+    else:
+        assert set(response.json["error"]) == {"code", "message", "parameter"}
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "DELETE"])
+@pytest.mark.parametrize("path", ["", "/", "/stats", "/nothing", "/stats/../.."])
+def test_nothing_below_the_prefix_is_forwarded_or_recorded(
+    path: str, method: str, client: Client
+) -> None:
+    forwarded = []
+
+    def app(environ: Any, start_response: Any) -> Any:
+        forwarded.append(environ["PATH_INFO"])
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        return [b""]
+
+    asked = client(app)
+    asked.request(f"/api/tracking{path}", method=method, expect_errors=True)
+
+    assert forwarded == []
+    assert asked.get("/api/tracking/summary").json["total_hits"] == 0

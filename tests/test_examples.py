@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -27,25 +28,36 @@ def test_example_runs_and_its_visits_are_reported(
 ) -> None:
     command = re.search(r"^\$ gunicorn (.*)$", (EXAMPLES / f"{module}.py").read_text(), re.M)
     assert command is not None
-    chdir, application = command[1].removeprefix("--chdir ").split()
-    assert chdir == "examples"
+    *options, application = command[1].split()
+    # A developer who ran one left visits there.
+    unwanted = shutil.ignore_patterns("visits.db*", "__pycache__")
+    shutil.copytree(EXAMPLES, tmp_path / "examples", ignore=unwanted)
 
-    with Gunicorn(application, folder=tmp_path, python_path=[EXAMPLES]) as server:
+    with Gunicorn(application, folder=tmp_path, options=options) as server:
         statuses = [get(server.port, each)[0] for each in ("/boxes", "/boxes", path, "/nowhere")]
+        refused, _ = get(server.port, "/api/tracking/stats")
         stats = report(server.port, "stats")
         summary = report(server.port, "summary?period=day")
         trends = report(server.port, "trends?granularity=hour&period=24h")
-        visits = report(server.port, "visits?limit=1")
+        visits = report(server.port, "visits")["visits"]
 
     assert statuses == [200, 200, 200, 404]
-    assert {(row["endpoint"], row["hit_count"]) for row in stats["stats"]} == {
-        ("/boxes", 2),
-        (endpoint, 1),
-        ("(unmatched)", 1),
+    assert refused == 401
+    assert {(row["endpoint"], row["method"], row["hit_count"]) for row in stats["stats"]} == {
+        ("/boxes", "GET", 2),
+        (endpoint, "GET", 1),
+        ("(unmatched)", "GET", 1),
     }
-    assert summary["total_hits"] == sum(bucket["hits"] for bucket in trends["trends"]) == 4
-    assert visits["visits"][0]["endpoint"] == "(unmatched)"
-    assert visits["visits"][0]["ip_address"] == "127.0.0.1"
+    assert (summary["total_hits"], summary["total_unique_users"]) == (4, 1)
+    assert sum(bucket["hits"] for bucket in trends["trends"]) == 4
+    assert [visit["endpoint"] for visit in visits] == [
+        "(unmatched)",
+        endpoint,
+        "/boxes",
+        "/boxes",
+    ]
+    assert {visit["ip_address"] for visit in visits} == {"127.0.0.1"}
+    assert (tmp_path / "examples" / "visits.db").exists()
     assert "Traceback" not in server.log
 
 

@@ -21,6 +21,7 @@ import pytest
 import webtest
 
 from wsgi_tracker import Tracker, Visit, open_storage
+from wsgi_tracker.errors import StorageError
 from wsgi_tracker.ingest import Ingester
 from wsgi_tracker.segments import SUFFIX, header
 from wsgi_tracker.spool import Spool
@@ -539,3 +540,317 @@ def test_segment_row_is_forgotten_after_a_month(host: Host) -> None:
         host.segment(GOOD)
         host.ingest()
         assert connection.execute("SELECT count(*) FROM segments").fetchone() == (1,)
+
+
+# --- lines that only damage, or a stranger, can have written -------------------------------------
+
+
+def many(count: int) -> bytes:
+    return b"".join(
+        Visit(1_755_081_000_000_000 + n, "a" * 32, "GET", "/boxes").line() for n in range(count)
+    )
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        pytest.param(b'{"counts":{"dropped":1e400}}\n', id="infinite"),
+        pytest.param(b'{"counts":{"dropped":NaN}}\n', id="not a number"),
+        pytest.param(b'{"counts":{"dropped":%d}}\n' % 2**63, id="too large for SQLite"),
+        pytest.param(b'{"counts":{"dropped":%s}}\n' % (b"9" * 5000), id="too large for int()"),
+        pytest.param(b'{"counts":%s\n' % (b"[" * 200_000), id="too deep"),
+        pytest.param(b'{"counts":{"dropped":"x"}}\n', id="text"),
+        pytest.param(b'{"counts":[]}\n', id="array"),
+        pytest.param(b'{"counts":{"dropped":\n', id="torn"),
+        pytest.param(b'{"counts":{"\xff":1}}\n', id="no UTF-8"),
+    ],
+)
+def test_counts_that_are_none_do_not_wedge_the_spool(line: bytes, host: Host) -> None:
+    host.segment(line + GOOD)
+
+    host.ingest()
+
+    assert host.hits() == 1
+    assert host.counts() == {"recorded": 1, "rejected": 1}
+    assert host.segments() == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        pytest.param(b'"%s"\n' % GOOD.strip().replace(b'"', b'\\"'), id="visit within a string"),
+        pytest.param(b"[%s]\n" % GOOD.strip(), id="visit within an array"),
+        pytest.param(GOOD.replace(b"1755081000000000", b"true"), id="timestamp is true"),
+        pytest.param(GOOD.replace(b'"status":null', b'"status":true'), id="status is true"),
+        pytest.param(GOOD.replace(b'"/boxes"', b'{"a":1}'), id="endpoint is an object"),
+        pytest.param(GOOD.replace(b'"/boxes"', b'["a"]'), id="endpoint is an array"),
+    ],
+)
+def test_what_only_looks_like_a_visit_is_rejected(line: bytes, host: Host) -> None:
+    host.segment(line + OTHER)
+
+    host.ingest()
+
+    assert host.hits() == 1
+    assert host.rejected() == line
+
+
+def test_nul_behind_a_bracket_does_not_hide_the_lines_that_follow(host: Host) -> None:
+    """SQLite stops reading at a NUL: two visits in the first of two lines stood for both."""
+    host.segment(GOOD[:-1] + b"," + OTHER[:-1] + b"]\0\n" + many(1))
+
+    host.ingest()
+
+    assert host.rejected().endswith(b"]\0\n")
+    assert host.storage.visits(9)[0].timestamp == 1_755_081_000_000_000
+    assert host.counts() == {"recorded": 1, "rejected": 1}
+
+
+def test_two_lines_that_join_are_not_made_good_by_two_visits_in_one(host: Host) -> None:
+    """From 3.45 on, SQLite reads line ends within strings (JSON5)."""
+    joined = GOOD.replace(b'"host":null', b'"host":"a\nb"')
+    host.segment(GOOD[:-1] + b"," + OTHER + joined + many(1))
+
+    host.ingest()
+
+    assert {visit.host for visit in host.storage.visits(9)} == {None}
+    assert host.counts() == {"recorded": 2, "rejected": 3}
+
+
+def test_one_bad_line_among_thousands_costs_only_itself(host: Host) -> None:
+    good = many(3000)
+    cut = good.index(b"\n", len(good) // 2) + 1
+    host.segment(good[:cut] + b"null\n" + good[cut:])
+
+    host.ingest()
+
+    assert host.hits() == 3000
+    assert host.rejected() == b"null\n"
+
+
+class BeforeIngest:
+    """Real storage; ``act`` runs once, before a batch is stored."""
+
+    def __init__(self, storage: Any, act: Callable[[], None]) -> None:
+        self._storage = storage
+        self._act = act
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._storage, name)
+
+    def ingest(self, *args: Any, **options: Any) -> None:
+        act, self._act = self._act, lambda: None
+        act()
+        self._storage.ingest(*args, **options)
+
+
+def test_segment_seen_before_its_first_line_is_counted_once(host: Host) -> None:
+    """The ingester opened it between its creation and its first line, and read it twice."""
+    segment = "f" * 32
+    fd = os.open(
+        host.folder / (segment + SUFFIX), os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL, 0o600
+    )
+    fcntl.flock(fd, fcntl.LOCK_EX)
+
+    def writer_goes_on() -> None:
+        os.write(fd, header(segment))
+        os.write(fd, GOOD)
+
+    host.ingester._storage = BeforeIngest(host.storage, writer_goes_on)
+    host.ingest()
+    os.write(fd, OTHER)
+    host.ingest()
+    os.close(fd)
+    host.ingest()
+
+    assert host.hits() == 2
+    assert host.counts() == {"recorded": 2}
+
+
+def test_commit_that_fails_stores_nothing_and_the_next_stores_all(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host.segment(many(10))
+
+    def fail(*args: Any) -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    monkeypatch.setattr("wsgi_tracker.storage.intake._add_counts", fail)
+    with pytest.raises(StorageError, match="disk is full"):
+        host.ingest()
+    after_failure = (host.hits(), len(host.segments()), host.storage.positions())
+    monkeypatch.undo()
+    host.ingest()
+
+    assert after_failure == (0, 1, {})
+    assert host.hits() == 10
+    assert host.counts() == {"recorded": 10}
+
+
+def test_ingester_that_dies_between_commit_and_unlink_leaves_nothing_twice(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host.segment(many(10))
+
+    def die(segment: Any) -> None:
+        raise OSError("killed")
+
+    monkeypatch.setattr("wsgi_tracker.segments.Segment.unlink", die)
+    with pytest.raises(StorageError):
+        host.ingest()
+    left = len(host.segments())
+    monkeypatch.undo()
+    Ingester(host.storage, host.folder).catch_up(30)
+    host.ingest()
+
+    assert left == 1
+    assert (host.hits(), host.segments()) == (10, [])
+
+
+INGEST = """
+import sys
+from pathlib import Path
+from wsgi_tracker import open_storage
+from wsgi_tracker.ingest import Ingester
+storage = open_storage(sys.argv[1])
+ingester = Ingester(storage, Path(sys.argv[1] + "-spool"), batch_bytes=5000)
+print("ready", flush=True)
+sys.stdin.readline()
+ingester.catch_up(60)
+storage.close()
+"""
+
+
+def test_processes_together_store_everything_once(host: Host) -> None:
+    for _ in range(20):
+        host.segment(many(100))
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", INGEST, str(host.database)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(3)
+    ]
+
+    for process in processes:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("\n")
+        process.stdin.flush()
+    for process in processes:
+        process.communicate(timeout=60)
+    host.ingest()
+
+    assert [process.returncode for process in processes] == [0, 0, 0]
+    assert host.counts() == {"recorded": 2000}
+    assert host.hits() == 2000
+
+
+def test_catch_up_goes_on_as_soon_as_the_lock_is_free(
+    host: Host, lock_holder: subprocess.Popen[str]
+) -> None:
+    host.segment(GOOD)
+    waiting, queues = threading.Event(), []
+
+    class Storage(BeforeIngest):
+        def positions(self) -> Any:
+            waiting.set()
+            return self._storage.positions()
+
+    host.ingester._storage = Storage(host.storage, lambda: None)
+    thread = threading.Thread(target=lambda: queues.append(host.ingester.catch_up(30)))
+    thread.start()
+    assert waiting.wait(30)
+    before = host.hits()
+    lock_holder.communicate("\n", timeout=30)
+    thread.join(30)
+
+    assert (before, host.hits()) == (0, 1)
+    assert queues[0].size_bytes == 0
+
+
+@pytest.mark.parametrize(
+    ("age_seconds", "active"),
+    [pytest.param(59, True, id="fresh"), pytest.param(60, False, id="old")],
+)
+def test_report_says_what_is_queued_and_whether_it_still_moves(
+    age_seconds: int,
+    active: bool,
+    tracked: Callable[..., Tracker],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("wsgi_tracker.api.CATCH_UP_SECONDS", 0.01)
+    tracker = tracked()
+    tracker._api._clock = lambda: (1_755_081_000 + age_seconds) * 10**9
+    app = webtest.TestApp(tracker)
+    segment = "e" * 32
+    (tmp_path / "visits.db-spool" / (segment + SUFFIX)).write_bytes(header(segment) + GOOD + OTHER)
+
+    with tracker._ingester._host_lock.held() as held:
+        stuck = app.get("/api/tracking/summary")
+    free = app.get("/api/tracking/summary")
+
+    assert held
+    assert stuck.headers["Wsgi-Tracker-Queued"] == str(len(GOOD + OTHER))
+    assert (stuck.json["total_hits"], stuck.json["tracking_active"]) == (0, active)
+    assert "Wsgi-Tracker-Queued" not in free.headers
+    assert (free.json["total_hits"], free.json["tracking_active"]) == (2, True)
+
+
+def test_spool_that_cannot_be_listed_is_503(tracker: webtest.TestApp, tmp_path: Path) -> None:
+    (tmp_path / "visits.db-spool").rmdir()
+    (tmp_path / "visits.db-spool").write_text("no folder")
+
+    refused = tracker.get("/api/tracking/summary", status=503)
+
+    assert refused.json["error"]["code"] == "storage_unavailable"
+
+
+def test_spool_folder_that_was_deleted_comes_back(tracker: webtest.TestApp, tmp_path: Path) -> None:
+    (tmp_path / "visits.db-spool").rmdir()
+
+    first = tracker.get("/api/tracking/summary").json["total_hits"]
+    tracker.get("/")
+
+    assert (first, tracker.get("/api/tracking/summary").json["total_hits"]) == (0, 1)
+
+
+def test_new_database_takes_what_is_in_the_spool_without_waiting_for_a_visit(
+    tracker: webtest.TestApp, tmp_path: Path
+) -> None:
+    tracker.get("/")
+    tracker.get("/api/tracking/summary")
+    for name in ("visits.db", "visits.db-wal", "visits.db-shm"):
+        (tmp_path / name).unlink(missing_ok=True)
+
+    tracker.app._ingester._look_at = 0.0
+    tracker.app._ingester.wake()  # as its thread does
+
+    assert tracker.get("/api/tracking/summary").json["total_hits"] == 1
+
+
+def test_everything_offered_is_recorded_queued_or_dropped(
+    tracked: Callable[..., Tracker], tmp_path: Path
+) -> None:
+    def endpoint(environ: dict[str, Any]) -> str:
+        if environ["PATH_INFO"] == "/broken":
+            raise RuntimeError("their bug")
+        return "/all"
+
+    tracker = tracked(endpoint=endpoint, max_spool_bytes=20_000)
+    app = webtest.TestApp(tracker)
+    for number in range(150):
+        app.get("/broken" if number % 50 == 0 else "/")
+    tracker._spool.write_counts()
+
+    recorded = app.get("/api/tracking/summary").json["total_hits"]
+
+    with closing(sqlite3.connect(tmp_path / "visits.db")) as connection:
+        counts = dict(connection.execute("SELECT name, value FROM counts"))
+    assert counts["recorded"] == recorded
+    assert counts["recorded"] + counts["dropped"] == 150

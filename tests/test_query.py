@@ -104,3 +104,24 @@ def test_raw_bytes_in_the_query_string_are_400(tracked: Callable[..., Tracker]) 
     list(tracked()(environ, lambda status, headers, exc_info=None: started.append(status)))
 
     assert started == ["400 BAD REQUEST"]
+
+
+@pytest.mark.parametrize(
+    ("limit", "status"),
+    [
+        pytest.param("0" * 5000 + "7", 200, id="a number"),
+        pytest.param("0" * 10_000, 400, id="nothing else"),
+        pytest.param("0" * 5000 + "1001", 400, id="too large"),
+    ],
+)
+def test_thousands_of_zeros_are_no_fault_of_ours(limit: str, status: int, client: Client) -> None:
+    """int() refuses more than 4300 digits, leading zeros included."""
+    app = client()
+    for _ in range(9):
+        app.get("/")
+
+    response = app.get(f"/api/tracking/visits?limit={limit}", expect_errors=True)
+
+    assert response.status_int in (status, 400)
+    assert response.json.get("count", 7) == 7
+    assert len(response.text) < 5000

@@ -9,7 +9,7 @@ import subprocess
 import tempfile
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -291,3 +291,130 @@ def test_view_refuses_what_is_no_visit(columns: Any, database: sqlite3.Connectio
         )
 
     assert database.execute("SELECT count(*) FROM user_visits").fetchone() == (3,)
+
+
+@pytest.mark.parametrize(
+    "verb",
+    [
+        pytest.param("INSERT", id="plain"),
+        *(
+            pytest.param(f"INSERT OR {policy}", id=policy.lower())
+            for policy in ("IGNORE", "REPLACE", "ABORT", "FAIL", "ROLLBACK")
+        ),
+    ],
+)
+def test_view_takes_visits_of_known_endpoints_whatever_the_conflict_policy(
+    verb: str, database: sqlite3.Connection
+) -> None:
+    """A statement's policy goes before its triggers' own: REPLACE renumbered known endpoints."""
+    before = database.execute("SELECT * FROM user_visits ORDER BY id").fetchall()
+
+    database.execute(
+        f"{verb} INTO user_visits (user_hash, endpoint, method, timestamp, ip_address, path)"
+        " VALUES (?, '/boxes/{id}', 'GET', '2024-01-01T00:00:00Z', '192.0.2.1', '/boxes/1')",
+        ["a" * 32],
+    )
+
+    rows = database.execute("SELECT * FROM user_visits ORDER BY id").fetchall()
+    assert rows[:-1] == before
+    assert rows[-1][1:5] == ("a" * 32, "/boxes/{id}", "GET", "192.0.2.1")
+
+
+@pytest.mark.parametrize(
+    "verb", ["UPDATE", "UPDATE OR IGNORE", "UPDATE OR REPLACE", "UPDATE OR ABORT", "UPDATE OR FAIL"]
+)
+def test_view_changes_one_visit_whatever_the_conflict_policy(
+    verb: str, database: sqlite3.Connection
+) -> None:
+    before = database.execute("SELECT id, user_hash, endpoint FROM user_visits ORDER BY id")
+    before = before.fetchall()
+
+    database.execute(f"{verb} user_visits SET referer = 'https://b.example/' WHERE id = 1")
+
+    assert (
+        database.execute("SELECT id, user_hash, endpoint FROM user_visits ORDER BY id").fetchall()
+        == before
+    )
+    assert database.execute("SELECT id FROM user_visits WHERE referer LIKE '%b.%'").fetchall() == [
+        (1,)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        pytest.param("user_hash", b"\xff", id="user as bytes"),
+        pytest.param("endpoint", b"/", id="endpoint as bytes"),
+        pytest.param("method", b"GET", id="method as bytes"),
+        pytest.param("ip_address", b"::1", id="address as bytes"),
+        pytest.param("user_agent", b"curl", id="agent as bytes"),
+        pytest.param("referer", b"\xff", id="referer as bytes"),
+        pytest.param("timestamp_us", 1.5, id="part of a microsecond"),
+    ],
+)
+def test_no_row_of_the_view_can_stop_a_report(column: str, value: Any) -> None:
+    row = {"user_hash": "c", "endpoint": "/", "method": "GET", "timestamp": "2024-03-04T00:00:00Z"}
+    row[column] = value
+    with reporting(THREE) as client:
+        client.get("/api/tracking/stats")
+        statement = (
+            f"INSERT INTO user_visits ({', '.join(row)}) VALUES ({', '.join('?' * len(row))})"
+        )
+        with (
+            closing(sqlite3.connect(client.app._storage.database)) as database,
+            suppress(sqlite3.IntegrityError),  # refused is as good
+            database,
+        ):
+            database.execute(statement, list(row.values()))
+
+        for report in ("stats", "summary", "trends?period=1y", "visits"):
+            assert client.get(f"/api/tracking/{report}", expect_errors=True).status_int == 200
+        with closing(sqlite3.connect(client.app._storage.database)) as database:
+            assert database.execute(
+                "SELECT count(*) FROM user_visits WHERE typeof(timestamp_us) <> 'integer'"
+            ).fetchone() == (0,)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param("user_hash = NULL", id="no user"),
+        pytest.param("endpoint = NULL", id="no endpoint"),
+        pytest.param("method = NULL", id="no method"),
+        pytest.param("timestamp = 'yesterday'", id="time that is none"),
+        pytest.param("timestamp = NULL", id="no time"),
+        pytest.param("timestamp_us = -1", id="before 1970"),
+        pytest.param("timestamp_us = 253402300800000000", id="after 9999"),
+    ],
+)
+def test_view_refuses_a_change_and_keeps_the_visit(
+    change: str, database: sqlite3.Connection
+) -> None:
+    before = database.execute("SELECT * FROM user_visits ORDER BY id").fetchall()
+
+    with pytest.raises(sqlite3.IntegrityError, match="a visit needs timestamp"):
+        database.execute(f"UPDATE user_visits SET {change} WHERE id = 2")
+
+    assert database.execute("SELECT * FROM user_visits ORDER BY id").fetchall() == before
+
+
+@pytest.mark.parametrize(
+    ("given", "stored"),
+    [
+        pytest.param("2024-02-29T12:00:00.999Z", "2024-02-29T12:00:00Z", id="part of a second"),
+        pytest.param("2024-02-29 12:00:00", "2024-02-29T12:00:00Z", id="SQLite's own spelling"),
+        pytest.param("2024-02-29T12:00:00+02:00", "2024-02-29T10:00:00Z", id="offset"),
+        pytest.param("1970-01-01T00:00:00Z", "1970-01-01T00:00:00Z", id="the epoch"),
+        pytest.param("9999-12-31T23:59:59Z", "9999-12-31T23:59:59Z", id="the last"),
+    ],
+)
+def test_view_understands_timestamps(given: str, stored: str, database: sqlite3.Connection) -> None:
+    database.execute(
+        "INSERT INTO user_visits (user_hash, endpoint, method, timestamp) VALUES ('c', '/', 'GET',"
+        " ?)",
+        [given],
+    )
+
+    assert database.execute(
+        "SELECT timestamp FROM user_visits WHERE user_hash = 'c'"
+    ).fetchall() == [(stored,)]

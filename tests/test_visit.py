@@ -156,3 +156,44 @@ def test_memory_for_fragments_is_bounded() -> None:
     assert memo["x" * 5000] == f"<{'x' * 5000}>"
     assert "x" * 5000 not in memo
     assert (memo["/999"], made.count("/999")) == ("</999>", 1)
+
+
+@pytest.mark.parametrize(
+    "referer",
+    [
+        pytest.param("//user:SECRET@a.example/b", id="without scheme"),
+        pytest.param("HTTPS://user:SECRET@a.example/b", id="scheme in upper case"),
+        pytest.param("https://user:x@SECRET@a.example/b", id="two at signs"),
+        pytest.param("//a.example/b?SECRET", id="query without scheme"),
+        pytest.param("/b?SECRET#SECRET", id="path alone"),
+        pytest.param("https://a.example/b?x?SECRET#SECRET", id="two question marks"),
+    ],
+)
+def test_referer_of_any_form_keeps_its_secrets(
+    referer: str, tracked: Tracked, tmp_path: Path
+) -> None:
+    visit(tracked(), HTTP_REFERER=referer)
+
+    stored = spooled(tmp_path)[0]["referer"]
+    assert "SECRET" not in stored
+    assert stored.endswith("/b")
+
+
+def test_length_that_no_file_has_is_no_reason_to_lose_the_visit(tracked: Tracked) -> None:
+    """Beyond 64 bits a number is none to SQLite, and the line was rejected."""
+
+    def app(environ: Any, start_response: Any) -> Any:
+        start_response("200 OK", [("Content-Length", "1" + "0" * 30)])
+        return environ["wsgi.file_wrapper"]([b"a"])
+
+    class File:
+        def __init__(self, blocks: list[bytes]) -> None:
+            self._blocks = blocks
+
+        def __iter__(self) -> Any:
+            return iter(self._blocks)
+
+    tracker = tracked(app)
+    visit(tracker, **{"wsgi.file_wrapper": File})
+
+    assert webtest.TestApp(tracker).get("/api/tracking/summary").json["total_hits"] == 1

@@ -103,6 +103,8 @@ def _tokens(token: str | Iterable[str] | None) -> list[str]:
     if token is None:
         tokens = os.environ.get(TOKEN_VARIABLE, "").replace(",", " ").split()
     else:
+        if not isinstance(token, Iterable):
+            raise ConfigurationError("token is text, or several of them")
         tokens = [token] if isinstance(token, str) else list(token)
         if not tokens:
             raise ConfigurationError(f"token is empty: {ADVICE}")

@@ -37,7 +37,7 @@ def endpoint_finder(endpoint: str | EndpointFinder) -> tuple[EndpointFinder, boo
 
 def route_template(environ: WSGIEnvironment) -> str | None:
     """Return the template that the request matched, with the prefix it is mounted under."""
-    if EXPLICIT in environ:
+    if environ.get(EXPLICIT) is not None:
         return str(environ[EXPLICIT])
     if "werkzeug.request" in environ:
         return _werkzeug(environ)

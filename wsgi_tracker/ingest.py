@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,7 +61,7 @@ class Ingester:
     def _reset(self) -> None:
         self._hints: dict[str, int] = {}  # segment file -> end of the lines known to be stored
         self._look_at = 0.0
-        self._batches = 0
+        self._ingested_bytes = 0
         self._start_lock = new_lock()  # guards the two that follow
         self._stop: Any = None
         self._stopped: Any = None
@@ -88,7 +89,7 @@ class Ingester:
 
     def wake(self) -> bool:
         """Ingest all there is; True if there was anything. Never raises: the log says why."""
-        before = self._batches
+        before = self._ingested_bytes
         try:
             self._on_wake()
             while self.run_once():
@@ -96,7 +97,7 @@ class Ingester:
             self._outage.over()
         except Exception as error:  # whatever it is, the next wake tries again
             self._outage.report(str(error), None if isinstance(error, StorageError) else error)
-        return self._batches != before
+        return self._ingested_bytes != before
 
     def close(self, timeout_seconds: float = 5.0) -> None:
         """Stop the thread and wait for it; a later ``start`` begins another."""
@@ -112,11 +113,8 @@ class Ingester:
 
         Raises :exc:`StorageError`, also where the spool itself is out of order.
         """
-        try:
-            with self._host_lock.held() as ours:
-                return ours and self._ingest_batch()
-        except OSError as error:
-            raise StorageError(f"the spool cannot be read: {error}") from error
+        with _spool_errors(), self._host_lock.held() as ours:
+            return ours and self._ingest_batch()
 
     def _ingest_batch(self) -> bool:
         segments = self._open_segments()
@@ -132,7 +130,7 @@ class Ingester:
                 segment.unlink()
             # Only now, as other threads read it: what is not committed is not stored.
             self._hints = {**self._hints, **reading.ends}
-            self._batches += 1
+            self._ingested_bytes += reading.size_bytes
             return reading.more
         finally:
             for segment in segments:
@@ -145,7 +143,7 @@ class Ingester:
         look = now >= self._look_at
         if look:
             self._look_at = now + LOOK_SECONDS
-            self._hints = {name: end for name, end in self._hints.items() if name in sizes}
+            self._hints = {}  # the database may have been replaced by one that lacks these lines
         hints = self._hints
         names = [name for name, size in sizes.items() if look or size != hints.get(name)]
         return list(open_segments(self._folder, names))
@@ -163,7 +161,14 @@ class Ingester:
             os.close(fd)
 
     def catch_up(self, seconds: float) -> Queue:
-        """Ingest, or wait for who does, all that is in the spool now; return what is left."""
+        """Ingest, or wait for who does, all that is in the spool now; return what is left.
+
+        Raises :exc:`StorageError`, also where the spool itself is out of order.
+        """
+        with _spool_errors():
+            return self._catch_up(seconds)
+
+    def _catch_up(self, seconds: float) -> Queue:
         wanted = self._backlog()
         deadline = time.monotonic() + seconds
         pause = 0.001
@@ -209,6 +214,14 @@ class Ingester:
 class _LastLine:
     name: str
     end: int
+
+
+@contextmanager
+def _spool_errors() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(f"the spool cannot be used: {error}") from error
 
 
 def _behind(stored: Positions, segment: str, end: int) -> bool:

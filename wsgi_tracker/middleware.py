@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import atexit
 import importlib
+import os
+import re
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -176,9 +178,11 @@ def _prepare(folder: Path, visitors: Visitors) -> None:
     """Try what recording needs, while somebody is there to read the message."""
     try:
         make_folder(folder)
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise PermissionError(f"no permission to write to {folder}")
     except OSError as error:
         raise ConfigurationError(
-            f"the spool {folder} cannot be created: {error}; choose a database in a folder that "
+            f"the spool {folder} cannot be used: {error}; choose a database in a folder that "
             f"this process may write to"
         ) from error
     try:
@@ -188,11 +192,11 @@ def _prepare(folder: Path, visitors: Visitors) -> None:
 
 
 def _checked_prefix(prefix: str) -> str:
-    if not prefix.startswith("/") or prefix.endswith("/") or "//" in prefix:
+    if not isinstance(prefix, str) or not re.fullmatch(r"(/[^/]+)+", prefix):
         raise ConfigurationError(
             f"prefix begins with a slash and ends without one, as '/api/tracking'; given {prefix!r}"
         )
-    return prefix
+    return prefix.encode().decode("latin-1")  # as PATH_INFO spells it (PEP 3333)
 
 
 def _check_positive(name: str, value: int) -> None:

@@ -80,6 +80,10 @@ class Recorder:
     def fault(self, fault: Exception) -> None:
         """Count a visit that could not be recorded; log the first of its kind."""
         self._spool.drop()
+        self.report(fault)
+
+    def report(self, fault: Exception) -> None:
+        """Log the first fault of its kind."""
         self._outage.report(str(fault), fault)
 
     def _after_fork_in_child(self) -> None:
@@ -145,8 +149,8 @@ class Observation:
         self.headers = headers
         try:
             self.endpoint = self._recorder.find_endpoint(self._environ)
-        except Exception as fault:
-            self._recorder.fault(fault)
+        except Exception as fault:  # the visit counts under its path
+            self._recorder.report(fault)
         return self._write
 
     def _write(self, data: bytes) -> object:
@@ -196,8 +200,8 @@ class Observation:
             return 0
         try:
             for name, value in self.headers:
-                if name.lower() == "content-length":
-                    return int(value)
+                if name.lower() == "content-length" and (length := int(value)) >= 0:
+                    return min(length, ENDLESS)
         except (AttributeError, TypeError, ValueError):  # never started, or nonsense
             pass
         return ENDLESS

@@ -57,8 +57,9 @@ class Whole:
     def parse(self, value: str) -> int:
         """Return the number."""
         # int() also takes ' 1_0', '+1' and other digits; six are more than any bound has.
-        if value.isascii() and value.isdigit() and len(value.lstrip("0")) <= 6:
-            number = int(value)
+        digits = value.lstrip("0") or "0"
+        if value.isascii() and value.isdigit() and len(digits) <= 6:
+            number = int(digits)
             if self.smallest <= number <= self.largest:
                 return number
         raise QueryError(

@@ -19,6 +19,7 @@ SUFFIX = ".ndjson"
 ID_LENGTH = 32
 REJECTED = "rejected.ndjson"
 COUNTS = b'{"counts":'
+MAX_COUNT = 1 << 48  # beyond this no process has counted
 TAIL_BYTES = 65536  # more than the longest line
 
 
@@ -54,9 +55,11 @@ class Segment:
         if not self.orphaned:
             try:
                 fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                self.orphaned = True
             except BlockingIOError:
-                pass
+                return False
+            self.orphaned = True
+            # It may have been opened before its writer had written the first line.
+            self.id, self.first = self._read_header()
         return self.orphaned
 
     def size(self) -> int:
@@ -122,7 +125,8 @@ def _segment_sizes(folder: Path) -> Iterator[tuple[str, int]]:
 def open_segments(folder: Path, names: Sequence[str]) -> Iterator[Segment]:
     """Open those that are still there; the caller closes them."""
     for name in names:
-        with contextlib.suppress(FileNotFoundError):  # another process has finished it
+        # Another process has finished it; or it is another user's, and not ours to read.
+        with contextlib.suppress(FileNotFoundError, PermissionError):
             yield Segment(folder, name)
 
 
@@ -134,12 +138,15 @@ class BatchReader:
         self._batch_bytes = batch_bytes
         self.finished: list[Segment] = []
         self.ends: dict[str, int] = {}
+        self.size_bytes = 0
         self.more = False
 
     def read(self, positions: Positions) -> Batch:
         """Return whole lines from all segments, at most about one batch."""
         batch, chunks, room = Batch(), [], self._batch_bytes
         for segment in self.segments:
+            if not segment.first and not segment.orphaned:
+                continue  # its writer is about to name it
             position = positions.get(segment.id, 0)
             if position == FINISHED:
                 # Its file outlived a crash, or is a copy: never read again.
@@ -160,6 +167,7 @@ class BatchReader:
                 self.finished.append(segment)
                 if position > segment.first:
                     batch.finished.append(segment.id)
+        self.size_bytes = sum(map(len, chunks))
         batch.data, batch.counts = _without_counts(b"".join(chunks))
         return batch
 
@@ -191,17 +199,20 @@ def _without_counts(data: bytes) -> tuple[bytes, Counter[str]]:
         return data, counts
     visits = []
     for line in data.split(b"\n")[:-1]:
-        added = _counts(line) if line.startswith(COUNTS) else None
+        cut = line.rfind(COUNTS)  # not 0 behind a torn line
+        added = _counts(line[cut:]) if cut >= 0 else None
         if added is None:
             visits.append(line + b"\n")
-        else:
-            counts.update(added)
+            continue
+        counts.update(added)
+        if cut:
+            visits.append(line[:cut] + b"\n")
     return b"".join(visits), counts
 
 
 def _counts(line: bytes) -> dict[str, int] | None:
     try:
-        counts = json.loads(line)["counts"]
-        return {str(name): int(count) for name, count in counts.items()}
-    except (ValueError, KeyError, TypeError, AttributeError):
+        counts = {str(name): int(count) for name, count in json.loads(line)["counts"].items()}
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         return None
+    return counts if all(0 <= count < MAX_COUNT for count in counts.values()) else None

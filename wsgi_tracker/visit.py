@@ -135,7 +135,7 @@ def _referer(referer: str | None) -> str:
     if not referer:
         return ""
     referer = referer.partition("#")[0].partition("?")[0]
-    scheme, separator, rest = referer.partition("://")
+    scheme, separator, rest = referer.partition("//")
     if separator:
         authority, slash, path = rest.partition("/")
         referer = scheme + separator + authority.rpartition("@")[2] + slash + path

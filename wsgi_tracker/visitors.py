@@ -80,10 +80,9 @@ class Visitors:
 
 def parse_proxies(proxies: Iterable[str]) -> tuple[bool, tuple[Network, ...]]:
     """Return whether a Unix socket is trusted, and the trusted networks."""
-    if isinstance(proxies, str):
+    if isinstance(proxies, str) or not isinstance(proxies, Iterable):
         raise ConfigurationError(
-            f"trusted_proxies is a list of addresses, given the string {proxies!r}; "
-            f"write trusted_proxies=({proxies!r},)"
+            f"trusted_proxies is a list of addresses, as ('10.0.0.1',); given {proxies!r}"
         )
     unix, networks = False, []
     for proxy in proxies:
@@ -91,6 +90,8 @@ def parse_proxies(proxies: Iterable[str]) -> tuple[bool, tuple[Network, ...]]:
             unix = True
             continue
         try:
+            if not isinstance(proxy, str):  # ip_network() takes numbers, too
+                raise ValueError("no text")
             networks.append(ipaddress.ip_network(proxy))
         except ValueError as error:
             raise ConfigurationError(

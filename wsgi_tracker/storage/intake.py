@@ -33,11 +33,26 @@ def _batch_column(name: str) -> str:
 
 
 CREATE_BATCH = f"CREATE TEMP TABLE batch ({', '.join(map(_batch_column, FIELDS))})"
-FILL_BATCH = (
-    f"INSERT INTO temp.batch ({', '.join(FIELDS)}) SELECT "
-    + ", ".join(f"json_extract(value, '$.{name}')" for name in FIELDS)
-    + " FROM json_each(?)"
+# From 3.42 on, SQLite also reads JSON5, which has line ends in strings.
+_IS_JSON = "AND json_valid(?1)" if sqlite3.sqlite_version_info >= (3, 42) else ""
+
+
+def _fill_batch(column: str) -> str:
+    columns = ", ".join(column.format(name=name) for name in FIELDS)
+    return (
+        f"INSERT INTO temp.batch ({', '.join(FIELDS)}) SELECT {columns} "
+        f"FROM json_each(?1) WHERE type = 'object' {_IS_JSON}"
+    )
+
+
+FILL_BATCH = _fill_batch("json_extract(value, '$.{name}')")
+# json_extract() makes 1 of true, and text of objects and arrays. Lines of our own hold none, so
+# only arrays that look as if they did pay for asking what each value is.
+FILL_BATCH_WARILY = _fill_batch(
+    "CASE WHEN json_type(value, '$.{name}') IN ('true', 'false', 'object', 'array') THEN x'' "
+    "ELSE json_extract(value, '$.{name}') END"
 )
+_WARY_OF = ('":t', '":f', '":{', '":[', '": ', '":\t', '":\r')
 # Endpoints that are new, beyond how many there may be, become one; their path is kept.
 FOLD_ENDPOINTS = f"""
 UPDATE temp.batch SET path = coalesce(path, endpoint), endpoint = '{OTHER}'
@@ -117,7 +132,8 @@ def _store_visits(
 def _load(connection: sqlite3.Connection, array: str, lines: int) -> bool:
     """Add ``lines`` visits to the batch, all or none."""
     try:
-        cursor = connection.execute(FILL_BATCH, (array,))
+        wary = any(sign in array for sign in _WARY_OF)
+        cursor = connection.execute(FILL_BATCH_WARILY if wary else FILL_BATCH, (array,))
     except sqlite3.OperationalError as error:
         if "JSON" not in str(error):
             raise

@@ -40,7 +40,9 @@ def _salvage(line: bytes, load: Callable[[str, int], bool]) -> list[bytes]:
 
 def _load(data: bytes, lines: int, load: Callable[[str, int], bool]) -> bool:
     # The line ends stay within the array: a string that runs over one is an error, and two
-    # broken lines cannot join into a good one.
+    # broken lines cannot join into a good one. At NUL, SQLite would take the text to be at its end.
+    if b"\0" in data:
+        return False
     try:
         array = "[" + data[:-1].replace(b"\n", b",\n").decode() + "]"
     except UnicodeDecodeError:

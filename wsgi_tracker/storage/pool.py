@@ -125,14 +125,17 @@ class ConnectionPool:
             connection.close()
 
     def _open(self, *, writing: bool) -> PooledConnection:
+        before = inode(self._database)
         connection = self._connect(writing)
-        connection.inode = inode(self._database)
+        after = inode(self._database)
+        # Replaced meanwhile: which of the two is open is not known, so it is not lent again.
+        connection.inode = after if before in (after, None) else None
         self._lent.add(connection)
         return connection
 
     def is_current(self, connection: PooledConnection) -> bool:
         """Return whether the connection has the file open that is there now."""
-        return connection.inode == inode(self._database)
+        return connection.inode is not None and connection.inode == inode(self._database)
 
     def _discard(self, connection: PooledConnection) -> None:
         if connection in self._lent:

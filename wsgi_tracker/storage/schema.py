@@ -88,4 +88,4 @@ def transaction(connection: sqlite3.Connection) -> Iterator[None]:
 
 def is_busy(error: Exception) -> bool:
     """Return whether another connection is in the way."""
-    return "locked" in str(error) or "busy" in str(error)
+    return isinstance(error, sqlite3.Error) and ("locked" in str(error) or "busy" in str(error))

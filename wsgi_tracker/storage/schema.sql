@@ -72,19 +72,40 @@ LEFT JOIN user_agents ON user_agents.id = visits.user_agent_id
 LEFT JOIN referers ON referers.id = visits.referer_id
 LEFT JOIN hosts ON hosts.id = visits.host_id;
 
+-- NOT EXISTS, and no OR IGNORE: the policy of the outer statement, as in UPDATE OR REPLACE, would
+-- override it, and give a string that is known another number.
 CREATE TRIGGER user_visits_insert INSTEAD OF INSERT ON user_visits
 BEGIN
-    SELECT raise(ABORT, 'user_visits: a visit needs timestamp (2025-08-13T15:30:00Z) or timestamp_us, user_hash, endpoint and method')
-    WHERE NEW.user_hash IS NULL OR NEW.endpoint IS NULL OR NEW.method IS NULL
-       OR coalesce(NEW.timestamp_us, strftime('%s', NEW.timestamp) * 1000000, -1)
-          NOT BETWEEN 0 AND 253402300799999999;  -- the years 1970 to 9999
-    INSERT OR IGNORE INTO endpoints (endpoint, method) VALUES (NEW.endpoint, NEW.method);
-    INSERT OR IGNORE INTO users (user_hash) VALUES (NEW.user_hash);
-    INSERT OR IGNORE INTO paths (path) SELECT NEW.path WHERE NEW.path <> NEW.endpoint;
-    INSERT OR IGNORE INTO ip_addresses (ip_address) SELECT NEW.ip_address WHERE NEW.ip_address IS NOT NULL;
-    INSERT OR IGNORE INTO user_agents (user_agent) SELECT NEW.user_agent WHERE NEW.user_agent IS NOT NULL;
-    INSERT OR IGNORE INTO referers (referer) SELECT NEW.referer WHERE NEW.referer IS NOT NULL;
-    INSERT OR IGNORE INTO hosts (host) SELECT NEW.host WHERE NEW.host IS NOT NULL;
+    SELECT raise(ABORT, 'user_visits: a visit needs timestamp (2025-08-13T15:30:00Z) or timestamp_us, user_hash, endpoint and method; text as text, quantities as integers')
+    WHERE typeof(NEW.user_hash) <> 'text' OR typeof(NEW.endpoint) <> 'text'
+       OR typeof(NEW.method) <> 'text'
+       OR 'blob' IN (typeof(NEW.ip_address), typeof(NEW.user_agent), typeof(NEW.referer),
+                     typeof(NEW.path), typeof(NEW.error), typeof(NEW.host))
+       OR typeof(coalesce(NEW.timestamp_us, 0)) <> 'integer'
+       OR typeof(coalesce(NEW.status, 0)) <> 'integer'
+       OR typeof(coalesce(NEW.duration_us, 0)) <> 'integer'
+       OR typeof(coalesce(NEW.first_byte_us, 0)) <> 'integer'
+       OR typeof(coalesce(NEW.bytes_sent, 0)) <> 'integer'
+       OR coalesce(NEW.timestamp_us, strftime('%s', NEW.timestamp) * 1000000, -1) NOT BETWEEN 0 AND 253402300799999999;  -- 1970 to 9999
+    INSERT INTO endpoints (endpoint, method) SELECT NEW.endpoint, NEW.method
+    WHERE NOT EXISTS (SELECT 1 FROM endpoints WHERE endpoint = NEW.endpoint AND method = NEW.method);
+    INSERT INTO users (user_hash) SELECT NEW.user_hash
+    WHERE NOT EXISTS (SELECT 1 FROM users WHERE user_hash = NEW.user_hash);
+    INSERT INTO paths (path) SELECT NEW.path
+    WHERE NEW.path <> NEW.endpoint
+    AND NOT EXISTS (SELECT 1 FROM paths WHERE path = NEW.path);
+    INSERT INTO ip_addresses (ip_address) SELECT NEW.ip_address
+    WHERE NEW.ip_address IS NOT NULL
+    AND NOT EXISTS (SELECT 1 FROM ip_addresses WHERE ip_address = NEW.ip_address);
+    INSERT INTO user_agents (user_agent) SELECT NEW.user_agent
+    WHERE NEW.user_agent IS NOT NULL
+    AND NOT EXISTS (SELECT 1 FROM user_agents WHERE user_agent = NEW.user_agent);
+    INSERT INTO referers (referer) SELECT NEW.referer
+    WHERE NEW.referer IS NOT NULL
+    AND NOT EXISTS (SELECT 1 FROM referers WHERE referer = NEW.referer);
+    INSERT INTO hosts (host) SELECT NEW.host
+    WHERE NEW.host IS NOT NULL
+    AND NOT EXISTS (SELECT 1 FROM hosts WHERE host = NEW.host);
     INSERT INTO visits (
         id, timestamp, endpoint_id, user_id, path_id, status, duration_us, first_byte_us,
         bytes_sent, error, ip_address_id, user_agent_id, referer_id, host_id
@@ -111,6 +132,19 @@ END;
 -- microseconds that stand beside it, and a new endpoint takes a path that was its own along.
 CREATE TRIGGER user_visits_update INSTEAD OF UPDATE ON user_visits
 BEGIN
+    -- Before the removal, which UPDATE OR FAIL would leave done.
+    SELECT raise(ABORT, 'user_visits: a visit needs timestamp (2025-08-13T15:30:00Z) or timestamp_us, user_hash, endpoint and method; text as text, quantities as integers')
+    WHERE typeof(NEW.user_hash) <> 'text' OR typeof(NEW.endpoint) <> 'text'
+       OR typeof(NEW.method) <> 'text'
+       OR 'blob' IN (typeof(NEW.ip_address), typeof(NEW.user_agent), typeof(NEW.referer),
+                     typeof(NEW.path), typeof(NEW.error), typeof(NEW.host))
+       OR typeof(coalesce(NEW.timestamp_us, 0)) <> 'integer'
+       OR typeof(coalesce(NEW.status, 0)) <> 'integer'
+       OR typeof(coalesce(NEW.duration_us, 0)) <> 'integer'
+       OR typeof(coalesce(NEW.first_byte_us, 0)) <> 'integer'
+       OR typeof(coalesce(NEW.bytes_sent, 0)) <> 'integer'
+       OR coalesce(CASE WHEN NEW.timestamp IS OLD.timestamp THEN NEW.timestamp_us END,
+                   strftime('%s', NEW.timestamp) * 1000000, -1) NOT BETWEEN 0 AND 253402300799999999;  -- 1970 to 9999
     DELETE FROM visits WHERE id = OLD.id;
     INSERT INTO user_visits (
         id, user_hash, endpoint, method, ip_address, user_agent, referer, timestamp, timestamp_us,

@@ -71,7 +71,7 @@ class SQLiteStorage:
         try:
             make_file(self.database)
             with self._pool.writer() as connection, transaction(connection):
-                pass
+                connection.execute("DELETE FROM counts WHERE 0")
         except StorageError as error:  # of a newer schema: an upgrade may be under way
             logger.error("visits wait in the spool: %s", error)
         except (sqlite3.DatabaseError, OSError) as error:

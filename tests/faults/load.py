@@ -1,0 +1,170 @@
+"""A load that knows exactly which of its requests were answered to the last byte."""
+
+from __future__ import annotations
+
+import itertools
+import socket
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from faultapp import blocks_of
+
+PATIENCE_SECONDS = 30
+KINDS = "tcs"
+AGENTS = 50
+REQUESTS_PER_CONNECTION = 12  # then another worker may get the next
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One answer that came whole."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+
+class Connection:
+    """One connection, kept alive; an answer that is cut off raises :exc:`OSError`."""
+
+    def __init__(self, port: int) -> None:
+        self._socket = socket.create_connection(("127.0.0.1", port), PATIENCE_SECONDS)
+        self._file = self._socket.makefile("rb")
+
+    def get(self, path: str, headers: Sequence[str] = ()) -> Answer:
+        """Send a request and read all of its answer."""
+        lines = (f"GET {path} HTTP/1.1", "Host: load", *headers, "\r\n")
+        self._socket.sendall("\r\n".join(lines).encode())
+        status = int(self._line().split(b" ")[1])
+        found = {}
+        while line := self._line():
+            name, _, value = line.decode("latin-1").partition(":")
+            found[name.lower()] = value.strip()
+        return Answer(status, found, self._body(found))
+
+    def _body(self, headers: dict[str, str]) -> bytes:
+        if "content-length" in headers:
+            return self._bytes(int(headers["content-length"]))
+        if headers.get("transfer-encoding") != "chunked":
+            raise ConnectionError("nothing tells a whole answer from one that is cut off")
+        body = b""
+        while size := int(self._line(), 16):
+            body += self._bytes(size)
+            self._line()
+        self._line()
+        return body
+
+    def _line(self) -> bytes:
+        line = self._file.readline()
+        if not line.endswith(b"\r\n"):
+            raise ConnectionError("cut off")
+        return line[:-2]
+
+    def _bytes(self, size: int) -> bytes:
+        data = self._file.read(size)
+        if len(data) < size:
+            raise ConnectionError("cut off")
+        return data
+
+    def close(self) -> None:
+        """Close it."""
+        self._file.close()
+        self._socket.close()
+
+    def __enter__(self) -> Connection:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+
+class Load:
+    """Clients in threads that send request after request; use it in ``with``.
+
+    They go on until ``stop``, or until ``requests`` were sent. Every id that was sent is in
+    ``answered``, in ``unanswered``, or in ``crossed``: answered with what is not its own.
+    """
+
+    def __init__(self, port: Callable[[], int], clients: int, requests: int | None = None) -> None:
+        self._port = port
+        self._numbers = iter(itertools.count() if requests is None else range(requests))
+        self._stop = threading.Event()
+        self._progress = threading.Condition()  # guards the numbers, and the four that follow
+        self.answered: set[int] = set()
+        self.unanswered: set[int] = set()
+        self.crossed: set[int] = set()
+        self.workers: set[int] = set()
+        self._threads = [threading.Thread(target=self._run, daemon=True) for _ in range(clients)]
+        for thread in self._threads:
+            thread.start()
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            try:
+                with Connection(self._port()) as connection:
+                    goes_on = all(self._request(connection) for _ in range(REQUESTS_PER_CONNECTION))
+            except OSError:
+                # Its server was killed; the next one listens when the test says so.
+                self._stop.wait(0.005)
+            else:
+                if not goes_on and self._is_done:
+                    return
+
+    _is_done = False
+
+    def _request(self, connection: Connection) -> bool:
+        """Send the next request; False if the connection is not to be used again."""
+        with self._progress:
+            number = next(self._numbers, None)
+            if number is None:
+                self._is_done = True
+                return False
+            self.unanswered.add(number)
+        agent = f"User-Agent: agent {number % AGENTS}"
+        answer = connection.get(f"/{KINDS[number % len(KINDS)]}/{number}", [agent])
+        with self._progress:
+            self.unanswered.discard(number)
+            self.workers.add(int(answer.headers["x-worker"]))
+            (self.answered if _is_own(answer, number) else self.crossed).add(number)
+            self._progress.notify_all()
+        return answer.headers.get("connection") != "close" and not self._stop.is_set()
+
+    @property
+    def count(self) -> int:
+        """How many requests were answered up to now."""
+        with self._progress:
+            return len(self.answered)
+
+    def wait_for(self, more: int) -> None:
+        """Wait until so many more requests were answered."""
+        with self._progress:
+            wanted = len(self.answered) + more
+            if not self._progress.wait_for(lambda: len(self.answered) >= wanted, PATIENCE_SECONDS):
+                raise TimeoutError(f"{len(self.answered)} of {wanted} answers")
+
+    def finish(self) -> None:
+        """Wait until all of ``requests`` were sent and answered, or lost."""
+        for thread in self._threads:
+            thread.join(2 * PATIENCE_SECONDS)
+            if thread.is_alive():
+                raise TimeoutError(f"a client still waits after {self.count} answers")
+
+    def stop(self) -> None:
+        """Let every client finish its request."""
+        self._stop.set()
+        self.finish()
+
+    def __enter__(self) -> Load:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.stop()
+
+
+def _is_own(answer: Answer, number: int) -> bool:
+    return (answer.status, answer.headers.get("x-id"), answer.body) == (
+        200,
+        str(number),
+        b"".join(blocks_of(str(number))),
+    )

@@ -1,0 +1,232 @@
+"""What can never work is said when the application starts, to who can change it."""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from wsgi_tracker import Tracker, TrackerError, open_storage
+from wsgi_tracker.errors import ConfigurationError
+
+NOBODY = 65534
+
+
+def hello(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    return [b"hello"]
+
+
+def a_folder(path: Path) -> None:
+    path.mkdir()
+
+
+def some_text(path: Path) -> None:
+    path.write_text("This file is no database. " * 100)
+
+
+def nothing(path: Path) -> None:
+    pass
+
+
+def a_loop(path: Path) -> None:
+    path.symlink_to(path)
+
+
+@pytest.mark.parametrize(
+    ("prepare", "name", "says"),
+    [
+        pytest.param(nothing, "missing/visits.db", "existing folder", id="missing folder"),
+        pytest.param(nothing, "unlocked/visits.db", "existing folder", id="missing, named so"),
+        pytest.param(a_folder, "visits.db", "unable to open database file", id="a folder"),
+        pytest.param(some_text, "visits.db", "file is not a database", id="no database"),
+        pytest.param(nothing, "file/visits.db", "existing folder", id="file in place of a folder"),
+        pytest.param(nothing, "x" * 300, "name too long", id="long name"),
+    ],
+)
+def test_database_that_cannot_be_is_refused_with_advice(
+    prepare: Callable[[Path], None], name: str, says: str, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    prepare(tmp_path / name)
+
+    with pytest.raises(ConfigurationError) as raised:
+        Tracker(hello, tmp_path / name)
+
+    message = str(raised.value)
+    assert says in message
+    assert str(tmp_path / name) in message
+    assert "choose a path" in message
+
+
+@pytest.mark.parametrize(
+    "database",
+    [
+        pytest.param("", id="empty"),
+        pytest.param(":memory:", id="in memory"),
+        pytest.param("sqlite://", id="URL without path"),
+        pytest.param("sqlite:///", id="URL with empty path"),
+        pytest.param("postgresql://user:secret@host/db", id="another system's"),
+        pytest.param("duckdb:////secret/visits.db", id="another system's path"),
+    ],
+)
+def test_name_that_is_no_file_is_refused_without_its_password(database: str) -> None:
+    with pytest.raises(ConfigurationError, match="database is a") as raised:
+        open_storage(database)
+
+    assert "secret" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "path"),
+    [
+        pytest.param("sqlite:///{folder}/visits.db", "visits.db", id="URL"),
+        pytest.param("{folder}/a/../visits.db", "visits.db", id="path is resolved"),
+        pytest.param("{folder}/link/visits.db", "real/visits.db", id="links are resolved"),
+    ],
+)
+def test_database_is_where_its_name_says(name: str, path: str, tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "a").mkdir()
+    (tmp_path / "link").symlink_to("real")
+
+    open_storage(name.format(folder=tmp_path)).close()
+
+    assert (tmp_path / path).exists()
+
+
+def test_path_in_a_url_is_relative_with_three_slashes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    open_storage("sqlite:///visits.db").close()
+
+    assert (tmp_path / "visits.db").exists()
+
+
+def test_file_in_the_place_of_the_spool_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "visits.db-spool").write_text("")
+
+    with pytest.raises(ConfigurationError, match=r"spool .* cannot be created"):
+        Tracker(hello, tmp_path / "visits.db")
+
+
+@pytest.mark.parametrize(
+    ("version", "refused"),
+    [
+        pytest.param((3, 33, 0), True, id="3.33"),
+        pytest.param((3, 34, 0), False, id="3.34"),
+        pytest.param((4, 0, 0), False, id="4.0"),
+    ],
+)
+def test_old_sqlite_is_refused(
+    version: tuple[int, ...], refused: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite3, "sqlite_version_info", version)
+
+    if refused:
+        with pytest.raises(ConfigurationError, match=r"SQLite 3\.34\.0 or newer .* use a newer"):
+            open_storage(tmp_path / "visits.db")
+    else:
+        open_storage(tmp_path / "visits.db").close()
+
+    assert (tmp_path / "visits.db").exists() is not refused
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param({"token": 5}, id="token is a number"),
+        pytest.param({"token": b"token"}, id="token is bytes"),
+        pytest.param({"trusted_proxies": 5}, id="proxies are a number"),
+        pytest.param({"trusted_proxies": [5]}, id="proxy is a number"),
+        pytest.param({"prefix": None}, id="prefix is nothing"),
+        pytest.param({"prefix": "/größe"}, id="prefix that no request matches"),
+    ],
+)
+def test_option_that_cannot_work_is_refused(options: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError):
+        Tracker(hello, tmp_path / "visits.db", ingest=False, **options).close()
+
+
+def test_errors_are_of_one_family(tmp_path: Path) -> None:
+    for family in (TrackerError, ValueError):
+        with pytest.raises(family):
+            Tracker(hello, tmp_path / "visits.db", prefix="")
+
+
+def test_database_that_is_locked_at_start_stops_nobody(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    database = tmp_path / "visits.db"
+    open_storage(database).close()
+
+    with closing(sqlite3.connect(database, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        tracker = Tracker(hello, database, token="right")
+        other.execute("ROLLBACK")
+
+    tracker.close()
+    assert [record.levelno for record in caplog.records] == [logging.WARNING]
+    assert "locked" in caplog.text
+
+
+# Python itself may stand where nobody cannot read it, so all is imported before.
+AS_NOBODY = f"""
+import os, sys, tempfile
+from pathlib import Path
+from wsgi_tracker import Tracker
+from wsgi_tracker.errors import ConfigurationError
+
+with tempfile.TemporaryDirectory() as folder:
+    Tracker(print, Path(folder) / "visits.db", token="right").close()
+if os.getuid() == 0:
+    os.setgid({NOBODY})
+    os.setuid({NOBODY})
+try:
+    Tracker(print, Path(sys.argv[1]) / "visits.db", token="right").close()
+except ConfigurationError as error:
+    print(error)
+else:
+    print("accepted")
+"""
+
+
+@pytest.mark.parametrize(
+    ("closed", "says"),
+    [
+        pytest.param(".", "folder that this process may write to", id="folder"),
+        pytest.param("visits.db", "readonly database", id="database"),
+        pytest.param("visits.db-spool", "visits.db-spool", id="spool"),
+        pytest.param(None, "accepted", id="nothing"),
+    ],
+)
+def test_place_that_is_read_only_is_refused(closed: str | None, says: str) -> None:
+    with tempfile.TemporaryDirectory() as name:  # pytest's own folders are closed to nobody
+        folder = Path(name)
+        if closed != ".":
+            Tracker(hello, folder / "visits.db", token="right").close()
+            (folder / "visits.db-spool" / "ingest.lock").unlink()
+        for path in [*folder.iterdir(), folder]:
+            path.chmod(0o777 if path.is_dir() else 0o666)
+        if closed is not None:
+            (folder / closed).chmod(0o555 if closed != "visits.db" else 0o444)
+
+        made = subprocess.run(
+            [sys.executable, "-c", AS_NOBODY, name],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=60,
+        )
+
+    assert says in made.stdout

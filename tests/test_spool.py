@@ -1,0 +1,389 @@
+"""The writer's side of the spool: a visit is in the file, or it is counted as dropped."""
+
+from __future__ import annotations
+
+import fcntl
+import itertools
+import json
+import logging
+import os
+import re
+import sqlite3
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from wsgi_tracker import Visit, open_storage
+from wsgi_tracker.ingest import Ingester
+from wsgi_tracker.segments import SUFFIX, Segment
+from wsgi_tracker.spool import Spool
+
+PATIENCE_SECONDS = 30
+LINE = Visit(1_755_081_000_000_000, "a" * 32, "GET", "/boxes").line()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "visits.db-spool"
+
+
+@pytest.fixture
+def make(folder: Path) -> Iterator[Callable[..., Spool]]:
+    spools = []
+
+    def make(**options: Any) -> Spool:
+        spool = Spool(folder, **options)
+        spools.append(spool)
+        return spool
+
+    yield make
+    for spool in spools:
+        spool.close()
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Return the spool's monotonic clock; tests set its only item."""
+    now = [1000.0]
+    monkeypatch.setattr("wsgi_tracker.spool.time.monotonic", lambda: now[0])
+    return now
+
+
+def segments(folder: Path) -> set[str]:
+    return {path.name for path in folder.glob(f"*{SUFFIX}")}
+
+
+def lines(folder: Path) -> list[bytes]:
+    """Return every whole line of every segment, headers left out."""
+    found = []
+    for name in segments(folder):
+        found += (folder / name).read_bytes().splitlines(keepends=True)[1:]
+    return found
+
+
+def has_writer(folder: Path, name: str) -> bool:
+    segment = Segment(folder, name)
+    try:
+        return not segment.lock()
+    finally:
+        segment.close()
+
+
+def ingest(folder: Path) -> dict[str, int]:
+    """Move the spool to storage; return what storage has counted."""
+    storage = open_storage(folder.parent / "visits.db")
+    ingester = Ingester(storage, folder)
+    while ingester.run_once():
+        pass
+    storage.close()
+    with closing(sqlite3.connect(folder.parent / "visits.db")) as connection:
+        return dict(connection.execute("SELECT name, value FROM counts"))
+
+
+def fill_disk(spool: Spool) -> None:
+    """Let every further write to the open segment fail as on a full disk."""
+    full = os.open("/dev/full", os.O_WRONLY)
+    os.dup2(full, spool._fd)
+    os.close(full)
+
+
+needs_full_device = pytest.mark.skipif(
+    not os.path.exists("/dev/full"), reason="no /dev/full on this system"
+)
+
+
+# --- segments ------------------------------------------------------------------------------------
+
+
+def test_segment_is_named_by_its_first_line(folder: Path, make: Callable[..., Spool]) -> None:
+    make().append(LINE)
+
+    (name,) = segments(folder)
+    first, second = (folder / name).read_bytes().splitlines(keepends=True)
+    assert re.fullmatch(r"[0-9a-f]{32}\.ndjson", name)
+    assert json.loads(first) == {"segment": name.removesuffix(SUFFIX)}
+    assert second == LINE
+
+
+def test_nothing_is_created_before_the_first_visit(
+    folder: Path, make: Callable[..., Spool]
+) -> None:
+    spool = make()
+
+    assert spool.writable
+    assert not folder.exists()
+
+
+def test_owner_alone_may_read_whatever_the_umask_says(
+    folder: Path, make: Callable[..., Spool]
+) -> None:
+    before = os.umask(0)
+    try:
+        make().append(LINE)
+    finally:
+        os.umask(before)
+
+    (name,) = segments(folder)
+    assert folder.stat().st_mode & 0o777 == 0o700
+    assert (folder / name).stat().st_mode & 0o777 == 0o600
+
+
+def test_rotation_keeps_the_descriptor_and_leaves_the_old_segment(
+    folder: Path, make: Callable[..., Spool]
+) -> None:
+    spool = make(segment_bytes=5000)
+    spool.append(LINE)
+    (first,), descriptor = segments(folder), spool._fd
+
+    while len(segments(folder)) == 1:
+        assert spool.append(LINE)
+
+    (second,) = segments(folder) - {first}
+    assert spool._fd == descriptor
+    assert (has_writer(folder, first), has_writer(folder, second)) == (False, True)
+
+
+def test_owner_is_told_of_every_segment(folder: Path, make: Callable[..., Spool]) -> None:
+    opened: list[int] = []
+    spool = make(segment_bytes=4096, on_open=lambda: opened.append(1))
+
+    for _ in range(10_000 // len(LINE)):
+        spool.append(LINE)
+
+    assert len(opened) == len(segments(folder)) == 3
+
+
+def test_writer_takes_another_segment_when_an_ingester_has_locked_its_own(
+    folder: Path, make: Callable[..., Spool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flock, held = fcntl.flock, []
+
+    def ingester_is_faster(fd: int, operation: int) -> None:
+        if not held:
+            (name,) = segments(folder)
+            held.append(os.open(folder / name, os.O_RDONLY))
+            flock(held[0], fcntl.LOCK_EX)
+        flock(fd, operation)
+
+    monkeypatch.setattr(fcntl, "flock", ingester_is_faster)
+
+    assert make().append(LINE)
+
+    assert len(segments(folder)) == 2
+    assert lines(folder) == [LINE]
+    os.close(held[0])
+
+
+def test_closed_spool_opens_another_segment(folder: Path, make: Callable[..., Spool]) -> None:
+    spool = make()
+    spool.append(LINE)
+    (first,) = segments(folder)
+
+    spool.close()
+    spool.close()
+    had_writer = has_writer(folder, first)
+    assert spool.append(LINE)
+
+    assert not had_writer
+    assert len(segments(folder)) == 2
+
+
+FORKING = """
+import os, sys
+from pathlib import Path
+from wsgi_tracker.spool import Spool
+
+spool, line = Spool(Path(sys.argv[1])), bytes.fromhex(sys.argv[2])
+spool.append(line)
+before = os.listdir(sys.argv[1])
+child = os.fork()
+if not child:
+    assert spool.append(line) and spool.append(line)
+    spool.close()
+    os._exit(0)
+assert os.waitpid(child, 0)[1] == 0
+assert spool.append(line)
+print(*before, flush=True)
+sys.stdin.readline()
+"""
+
+
+def test_forked_child_writes_a_segment_of_its_own(folder: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", FORKING, str(folder), LINE.hex()],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as parent:
+        assert parent.stdout is not None
+        own = parent.stdout.readline().strip()
+        (other,) = segments(folder) - {own}
+        writers = {name: has_writer(folder, name) for name in (own, other)}
+        found = {name: (folder / name).read_bytes().count(LINE) for name in (own, other)}
+        parent.communicate("\n", timeout=PATIENCE_SECONDS)
+
+    assert found == {own: 2, other: 2}
+    assert writers == {own: True, other: False}
+
+
+# --- what cannot be written is counted -----------------------------------------------------------
+
+
+@needs_full_device
+def test_no_segment_is_opened_for_a_second_after_a_failure(
+    folder: Path,
+    make: Callable[..., Spool],
+    clock: list[float],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    spool = make()
+    spool.append(LINE)
+    fill_disk(spool)
+
+    refused = [spool.append(LINE) for _ in range(3)]
+    clock[0] += 0.999
+    refused.append(spool.append(LINE))
+    within, was_writable = len(segments(folder)), spool.writable
+    clock[0] += 0.001
+    kept = spool.append(LINE)
+
+    assert (refused, within, was_writable) == ([False] * 4, 1, False)
+    assert (kept, len(segments(folder)), spool.writable) == (True, 2, True)
+    messages = [record.getMessage() for record in caplog.records]
+    assert len(messages) == 2
+    assert "No space left on device" in messages[0]
+    assert "works again" in messages[1]
+    assert ingest_after(spool, folder) == {"recorded": 2, "dropped": 4}
+
+
+def ingest_after(spool: Spool, folder: Path) -> dict[str, int]:
+    spool.write_counts()
+    spool.close()
+    return ingest(folder)
+
+
+def test_drops_are_remembered_until_they_can_be_written(
+    folder: Path, make: Callable[..., Spool], clock: list[float]
+) -> None:
+    folder.write_text("no folder")
+    spool = make()
+
+    for _ in range(5):
+        assert not spool.append(LINE)
+        spool.write_counts()
+    spool.close()
+    folder.unlink()
+    clock[0] += 1
+    assert spool.append(LINE)
+
+    assert ingest_after(spool, folder) == {"recorded": 1, "dropped": 5}
+
+
+def test_full_spool_takes_visits_again_once_it_was_ingested(
+    folder: Path, make: Callable[..., Spool], clock: list[float], caplog: pytest.LogCaptureFixture
+) -> None:
+    spool = make(max_bytes=20_000)
+    kept = sum(spool.append(LINE) for _ in range(500))
+    size = sum(path.stat().st_size for path in folder.glob("*"))
+    spool.write_counts()
+
+    first = ingest(folder)
+    clock[0] += 1
+    kept += sum(spool.append(LINE) for _ in range(10))
+
+    assert 20_000 <= size <= 20_000 + 4096
+    assert "max_spool_bytes=20000" in caplog.text
+    assert first["recorded"] + first["dropped"] == 500
+    assert kept == first["recorded"] + 10
+    assert ingest_after(spool, folder) == {"recorded": kept, "dropped": 510 - kept}
+
+
+def test_threads_at_a_full_spool_lose_no_count(folder: Path, make: Callable[..., Spool]) -> None:
+    spool = make(max_bytes=30_000, segment_bytes=4096)
+    barrier, kept = threading.Barrier(8), itertools.count()
+
+    def write() -> None:
+        barrier.wait(PATIENCE_SECONDS)
+        for _ in range(100):
+            if spool.append(LINE):
+                next(kept)
+
+    threads = [threading.Thread(target=write) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(PATIENCE_SECONDS)
+
+    recorded = next(kept)
+    assert 0 < recorded < 800
+    assert ingest_after(spool, folder) == {"recorded": recorded, "dropped": 800 - recorded}
+
+
+def test_error_is_logged_once_while_it_lasts(
+    folder: Path, make: Callable[..., Spool], clock: list[float], caplog: pytest.LogCaptureFixture
+) -> None:
+    folder.write_text("no folder")
+    spool = make()
+
+    for _ in range(5):
+        spool.append(LINE)
+        clock[0] += 1
+
+    assert [record.levelno for record in caplog.records] == [logging.ERROR]
+    assert str(folder) in caplog.text
+
+
+SHORT_WRITE = """
+import resource, signal, sys
+from pathlib import Path
+from wsgi_tracker.spool import Spool
+
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+_, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+resource.setrlimit(resource.RLIMIT_FSIZE, (2000, hard))
+spool, line = Spool(Path(sys.argv[1])), bytes.fromhex(sys.argv[2])
+kept = sum(spool.append(line) for _ in range(100))
+if sys.argv[3] == "counts first":
+    resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+    spool.write_counts()
+else:
+    spool.write_counts()
+    resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+    spool._retry_at = 0.0  # the second is over
+    kept += spool.append(line)
+    spool.write_counts()
+print(kept)
+spool.close()
+"""
+
+
+@pytest.mark.parametrize(
+    ("order", "offered"),
+    [
+        pytest.param("visit first", 101, id="a visit is the next to be written"),
+        pytest.param("counts first", 100, id="the counts are the next to be written"),
+    ],
+)
+def test_every_visit_is_accounted_for_after_a_short_write(
+    order: str, offered: int, folder: Path
+) -> None:
+    """Counts that were glued to the torn line went to rejected.ndjson, and were lost."""
+    writer = subprocess.run(
+        [sys.executable, "-c", SHORT_WRITE, str(folder), LINE.hex(), order],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=PATIENCE_SECONDS,
+    )
+
+    counts = ingest(folder)
+
+    assert counts["recorded"] == int(writer.stdout)
+    assert counts["rejected"] == 1  # the torn line
+    assert sum(counts.values()) == offered
