@@ -116,7 +116,7 @@ def test_path_in_a_url_is_relative_with_three_slashes(
 def test_file_in_the_place_of_the_spool_is_refused(tmp_path: Path) -> None:
     (tmp_path / "visits.db-spool").write_text("")
 
-    with pytest.raises(ConfigurationError, match=r"spool .* cannot be created"):
+    with pytest.raises(ConfigurationError, match=r"spool .* cannot be used"):
         Tracker(hello, tmp_path / "visits.db")
 
 
@@ -150,7 +150,6 @@ def test_old_sqlite_is_refused(
         pytest.param({"trusted_proxies": 5}, id="proxies are a number"),
         pytest.param({"trusted_proxies": [5]}, id="proxy is a number"),
         pytest.param({"prefix": None}, id="prefix is nothing"),
-        pytest.param({"prefix": "/größe"}, id="prefix that no request matches"),
     ],
 )
 def test_option_that_cannot_work_is_refused(options: dict[str, Any], tmp_path: Path) -> None:

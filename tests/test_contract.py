@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 import webtest
@@ -190,11 +191,12 @@ def test_requests_for_reports_are_neither_forwarded_nor_recorded(client: Client)
     assert app.get("/api/tracking/summary").json["total_hits"] == 0
 
 
-def test_prefix_can_be_chosen(client: Client) -> None:
-    app = client(prefix="/_visits")
+@pytest.mark.parametrize("prefix", ["/_visits", "/a/b/c", "/größe"])
+def test_prefix_can_be_chosen(prefix: str, client: Client) -> None:
+    app = client(prefix=prefix)
 
     assert app.get("/api/tracking/stats").text == "hello"
-    assert app.get("/_visits/summary").json["total_hits"] == 1
+    assert app.get(f"{quote(prefix)}/summary").json["total_hits"] == 1
 
 
 def test_report_holds_what_another_tracker_recorded(tracked: Callable[..., Tracker]) -> None:

@@ -42,16 +42,21 @@ class Outage:
 
     def __init__(self, what: str) -> None:
         self._what = what
-        self._problem = ""
+        self._known = ""
 
     def report(self, problem: str, error: BaseException | None = None) -> None:
-        """Log ``problem`` unless it is the one already logged."""
-        if problem != self._problem:
-            self._problem = problem
+        """Log ``problem`` unless it is the one already logged.
+
+        With ``error``, a fault that is no outage but a bug: told apart by its type alone, as its
+        text may be a client's.
+        """
+        known = problem if error is None else type(error).__name__
+        if known != self._known:
+            self._known = known
             logger.error("%s: %s", self._what, problem, exc_info=error)
 
     def over(self) -> None:
         """Log that the fault is gone, if one was logged."""
-        if self._problem:
-            self._problem = ""
+        if self._known:
+            self._known = ""
             logger.warning("%s: works again", self._what)

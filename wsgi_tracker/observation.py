@@ -175,7 +175,7 @@ class Observation:
         return _SizedBody(self, body) if hasattr(body, "__len__") else _Body(self, body)
 
     def _sent_with(self, blocks: list[bytes] | tuple[bytes, ...]) -> int:
-        if self.place[0] == "HEAD":
+        if self.place[0] == "HEAD" or (self.status != "200 OK" and self._has_no_body()):
             return 0
         try:
             size = len(blocks[0]) if len(blocks) == 1 else sum(map(len, blocks))
@@ -196,7 +196,7 @@ class Observation:
         return self._known_length
 
     def _read_length(self) -> int:
-        if self.place[0] == "HEAD" or self.status[:3] in ("204", "304"):
+        if self._has_no_body():
             return 0
         try:
             for name, value in self.headers:
@@ -205,6 +205,9 @@ class Observation:
         except (AttributeError, TypeError, ValueError):  # never started, or nonsense
             pass
         return ENDLESS
+
+    def _has_no_body(self) -> bool:
+        return self.place[0] == "HEAD" or str(self.status)[:3] in ("204", "304")
 
     def _sends(self, block: bytes) -> None:
         """Note a block that is about to be handed on."""
@@ -251,11 +254,13 @@ class _Body:
         self._next: Callable[[], bytes] | None = None
 
     def __iter__(self) -> Iterator[bytes]:
-        try:
-            self._next = iter(self._body).__next__
-        except BaseException as error:
-            self._observation.fail(error)
-            raise
+        # Once: who chains a first block before the rest asks for the iterator's iterator.
+        if self._next is None:
+            try:
+                self._next = iter(self._body).__next__
+            except BaseException as error:
+                self._observation.fail(error)
+                raise
         return self
 
     def __next__(self) -> bytes:
