@@ -103,23 +103,19 @@ class Load:
         while not self._stop.is_set():
             try:
                 with Connection(self._port()) as connection:
-                    goes_on = all(self._request(connection) for _ in range(REQUESTS_PER_CONNECTION))
+                    for _ in range(REQUESTS_PER_CONNECTION):
+                        if not self._request(connection):
+                            break
             except OSError:
                 # Its server was killed; the next one listens when the test says so.
                 self._stop.wait(0.005)
-            else:
-                if not goes_on and self._is_done:
-                    return
-
-    _is_done = False
+            except StopIteration:
+                return
 
     def _request(self, connection: Connection) -> bool:
         """Send the next request; False if the connection is not to be used again."""
         with self._progress:
-            number = next(self._numbers, None)
-            if number is None:
-                self._is_done = True
-                return False
+            number = next(self._numbers)
             self.unanswered.add(number)
         agent = f"User-Agent: agent {number % AGENTS}"
         answer = connection.get(f"/{KINDS[number % len(KINDS)]}/{number}", [agent])
@@ -138,10 +134,18 @@ class Load:
 
     def wait_for(self, more: int) -> None:
         """Wait until so many more requests were answered."""
+        wanted = self.count + more
+        self._wait(lambda: len(self.answered) >= wanted, f"{wanted} answers")
+
+    def wait_for_workers(self, more: int) -> None:
+        """Wait until so many more processes have answered."""
+        wanted = len(self.workers) + more
+        self._wait(lambda: len(self.workers) >= wanted, f"answers of {wanted} processes")
+
+    def _wait(self, reached: Callable[[], bool], what: str) -> None:
         with self._progress:
-            wanted = len(self.answered) + more
-            if not self._progress.wait_for(lambda: len(self.answered) >= wanted, PATIENCE_SECONDS):
-                raise TimeoutError(f"{len(self.answered)} of {wanted} answers")
+            if not self._progress.wait_for(reached, PATIENCE_SECONDS):
+                raise TimeoutError(f"{what} wanted, there are {len(self.answered)} answers")
 
     def finish(self) -> None:
         """Wait until all of ``requests`` were sent and answered, or lost."""
