@@ -1042,6 +1042,19 @@ def test_locked_database_at_start_costs_no_request_and_is_logged_once(
     assert len(lines(tmp_path)) + app._spool._dropped == 6
 
 
+def test_strange_body_is_the_servers_to_judge(tracked: Tracked, tmp_path: Path) -> None:
+    class Strange(Body):
+        @property
+        def fileno(self) -> Any:
+            raise RuntimeError("who asks?")
+
+    app = tracked(answering(Strange(b"a", b"b")))
+    request = environ(**{"wsgi.file_wrapper": lambda file, size: file})
+
+    assert serve(app, request) == ("200 OK", b"ab")
+    assert len(lines(tmp_path)) + app._spool._dropped == 1
+
+
 @pytest.mark.parametrize("app", APPLICATIONS)
 def test_spool_that_cannot_be_written_changes_no_answer(
     app: Any, tracked: Tracked, tmp_path: Path

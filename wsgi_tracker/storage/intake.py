@@ -34,14 +34,14 @@ def _batch_column(name: str) -> str:
 
 CREATE_BATCH = f"CREATE TEMP TABLE batch ({', '.join(map(_batch_column, FIELDS))})"
 # From 3.42 on, SQLite also reads JSON5, which has line ends in strings.
-_IS_JSON = "AND json_valid(?1)" if sqlite3.sqlite_version_info >= (3, 42) else ""
+_IS_JSON = "AND json_valid(:array)" if sqlite3.sqlite_version_info >= (3, 42) else ""
 
 
 def _fill_batch(column: str) -> str:
     columns = ", ".join(column.format(name=name) for name in FIELDS)
     return (
         f"INSERT INTO temp.batch ({', '.join(FIELDS)}) SELECT {columns} "
-        f"FROM json_each(?1) WHERE type = 'object' {_IS_JSON}"
+        f"FROM json_each(:array) WHERE type = 'object' {_IS_JSON}"
     )
 
 
@@ -133,7 +133,7 @@ def _load(connection: sqlite3.Connection, array: str, lines: int) -> bool:
     """Add ``lines`` visits to the batch, all or none."""
     try:
         wary = any(sign in array for sign in _WARY_OF)
-        cursor = connection.execute(FILL_BATCH_WARILY if wary else FILL_BATCH, (array,))
+        cursor = connection.execute(FILL_BATCH_WARILY if wary else FILL_BATCH, {"array": array})
     except sqlite3.OperationalError as error:
         if "JSON" not in str(error):
             raise
@@ -163,9 +163,9 @@ def _write_positions(connection: sqlite3.Connection, batch: Batch) -> None:
         batch.positions.items(),
     )
     connection.executemany(
-        "INSERT INTO segments (id, position, finished_at) VALUES (?1, 0, ?2) "
-        "ON CONFLICT (id) DO UPDATE SET finished_at = ?2",
-        [(segment, now) for segment in batch.finished],
+        "INSERT INTO segments (id, position, finished_at) VALUES (:id, 0, :now) "
+        "ON CONFLICT (id) DO UPDATE SET finished_at = :now",
+        [{"id": segment, "now": now} for segment in batch.finished],
     )
     connection.execute(
         "DELETE FROM segments WHERE finished_at < ?", (now - FORGET_SEGMENT_SECONDS,)
