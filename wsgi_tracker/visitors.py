@@ -60,6 +60,8 @@ class Visitors:
     def _trusts(self, peer: str) -> bool:
         if not peer:
             return self._trusts_unix
+        if not self._trusted:
+            return False
         address = _address(peer)
         return address is not None and any(address in network for network in self._trusted)
 
@@ -134,6 +136,6 @@ def _address(text: str) -> Address | None:
 def _normal(peer: str) -> str:
     """Return one spelling for one address; what is no address stays as it is."""
     if ":" not in peer:
-        return peer  # IPv4 has only one, and parsing takes 6 µs of a new visitor's first request
+        return peer  # IPv4 has only one, and parsing takes 3.5 µs of a visitor's first request
     address = _address(peer)
     return peer if address is None else str(address)
