@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import ClassVar
 
@@ -80,6 +81,24 @@ class HostLock:
         except OSError:
             return False
         return True
+
+    def rest(self, seconds: float) -> None:
+        """Ask the ingest threads of all processes to leave the spool alone for so long.
+
+        Otherwise each of them would come at a time of its own, and find only what arrived since
+        the last one. Kept as the time of the file's last change.
+        """
+        until = time.time() + seconds
+        with suppress(OSError):
+            os.utime(self._path, (until, until))
+
+    def rest_seconds(self, longest: float) -> float:
+        """Return how long to leave the spool alone; a clock that was set back is not obeyed."""
+        try:
+            seconds = self._path.stat().st_mtime - time.time()
+        except OSError:
+            return 0.0
+        return seconds if 0 < seconds <= longest else 0.0
 
     def _before_fork(self) -> None:
         """Let no ingest be under way."""

@@ -66,7 +66,7 @@ class Recorder:
             # A forked child may go on with its parent's requests: those are the parent's.
             if started < self._process_began:
                 return
-            duration = (perf_counter_ns() - started) // 1000
+            duration = str((perf_counter_ns() - started) // 1000)
             self._append(
                 f'{{"timestamp":{seen.timestamp_ns // 1000},'
                 f"{self._place[seen.place, seen.endpoint, seen.status]},"

@@ -56,17 +56,17 @@ class Spool:
     def append(self, line: bytes) -> bool:
         """Write one line; False if it was dropped, which is counted."""
         size = len(line)
-        self._room -= size
-        if self._room < 0 and not self._open():
+        self._room = room = self._room - size
+        if room < 0 and not self._open():
             self.drop()
             return False
         try:
             written = os.write(self._fd, line)
+            if written == size:
+                return True
             problem = "short write"
         except OSError as error:
             written, problem = 0, str(error)
-        if written == size:
-            return True
         self._abandon(problem)
         if not written:
             self.drop()

@@ -39,9 +39,11 @@ _IS_JSON = "AND json_valid(:array)" if sqlite3.sqlite_version_info >= (3, 42) el
 
 def _fill_batch(column: str) -> str:
     columns = ", ".join(column.format(name=name) for name in FIELDS)
+    # A subquery without OFFSET would be merged into the query, and json_each() make the text of an
+    # object anew for every column that is taken from it: 10 µs a visit in place of 5.
     return (
-        f"INSERT INTO temp.batch ({', '.join(FIELDS)}) SELECT {columns} "
-        f"FROM json_each(:array) WHERE type = 'object' {_IS_JSON}"
+        f"INSERT INTO temp.batch ({', '.join(FIELDS)}) SELECT {columns} FROM "
+        f"(SELECT value FROM json_each(:array) WHERE type = 'object' {_IS_JSON} LIMIT -1 OFFSET 0)"
     )
 
 
