@@ -803,7 +803,7 @@ def test_report_says_what_is_queued_and_whether_it_still_moves(
 
 
 def test_spool_that_cannot_be_listed_is_503(tracker: webtest.TestApp, tmp_path: Path) -> None:
-    (tmp_path / "visits.db-spool").rmdir()
+    shutil.rmtree(tmp_path / "visits.db-spool")
     (tmp_path / "visits.db-spool").write_text("no folder")
 
     refused = tracker.get("/api/tracking/summary", status=503)
@@ -812,7 +812,7 @@ def test_spool_that_cannot_be_listed_is_503(tracker: webtest.TestApp, tmp_path: 
 
 
 def test_spool_folder_that_was_deleted_comes_back(tracker: webtest.TestApp, tmp_path: Path) -> None:
-    (tmp_path / "visits.db-spool").rmdir()
+    shutil.rmtree(tmp_path / "visits.db-spool")
 
     first = tracker.get("/api/tracking/summary").json["total_hits"]
     tracker.get("/")

@@ -18,6 +18,7 @@ from .endpoints import EndpointFinder, endpoint_finder
 from .errors import ConfigurationError, StorageError, logger
 from .ingest import Ingester
 from .observation import Observation, Recorder
+from .secret import Secret
 from .segments import make_folder
 from .spool import Spool
 from .storage import database_path, open_storage
@@ -73,8 +74,8 @@ class Tracker:
 
         path = database_path(database)
         self._storage = open_storage(path, max_endpoints=max_endpoints)
-        visitors = Visitors(self._storage.secret, trusted_proxies)
         folder = path.with_name(path.name + "-spool")
+        visitors = Visitors(Secret(self._storage.secret, folder), trusted_proxies)
         _prepare(folder, visitors)
         self._spool = Spool(folder, max_bytes=max_spool_bytes, on_open=self._recording_began)
         self._ingester = Ingester(self._storage, folder, on_wake=self._spool.write_counts)
@@ -188,7 +189,7 @@ def _prepare(folder: Path, visitors: Visitors) -> None:
     try:
         visitors.user_hash("", "")
     except StorageError as error:
-        logger.error("visits wait in the spool: %s", error)
+        logger.error("visits are dropped until the secret of user_hash can be read: %s", error)
 
 
 def _checked_prefix(prefix: str) -> str:

@@ -24,7 +24,7 @@ from .schema import (
 )
 
 OLDEST_SQLITE = (3, 34, 0)
-BUSY_TIMEOUT_MS = 500
+BUSY_TIMEOUT_SECONDS = 0.5
 
 STATS = """
 SELECT endpoint, method, hits, users, first, last FROM (
@@ -104,8 +104,8 @@ class SQLiteStorage:
     def secret(self) -> bytes:
         """See :meth:`wsgi_tracker.storage.Storage.secret`."""
         # On a connection of its own, whatever the schema: visits must be encoded even where they
-        # cannot be stored until an upgrade is complete.
-        with _storage_errors(), closing(self._open()) as connection:
+        # cannot be stored until an upgrade is complete. It is asked for in a request: no waiting.
+        with _storage_errors(), closing(self._open(timeout_seconds=0.05)) as connection:
             row = connection.execute("SELECT value FROM settings WHERE name = 'secret'").fetchone()
         if row is None:
             raise StorageError(f"{self.database} has no secret")
@@ -156,11 +156,11 @@ class SQLiteStorage:
             raise
         return connection
 
-    def _open(self) -> PooledConnection:
+    def _open(self, timeout_seconds: float = BUSY_TIMEOUT_SECONDS) -> PooledConnection:
         make_file(self.database)
         return sqlite3.connect(
             self.database,
-            timeout=BUSY_TIMEOUT_MS / 1000,
+            timeout=timeout_seconds,
             isolation_level=None,
             check_same_thread=False,
             cached_statements=256,
