@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 RAISED = "500"
 CLIENT_LEFT = "client_left"
 ENDLESS = 1 << 62
+FORGET_FAULT_SECONDS = 60.0
 
 
 class Recorder:
@@ -56,7 +57,8 @@ class Recorder:
         self._append = spool.append
         self._spool = spool
         self._process_began = 0
-        self._outage = Outage("a visit was not recorded")
+        # That a visit was recorded again is nowhere noted: it would cost every request.
+        self._outage = Outage("a visit was not recorded", forget_seconds=FORGET_FAULT_SECONDS)
         watch_forks(in_child=self._after_fork_in_child)
 
     def record(self, seen: Observation, bytes_sent: int | str, error: str = "") -> None:
@@ -78,13 +80,13 @@ class Recorder:
             self.fault(fault)
 
     def fault(self, fault: Exception) -> None:
-        """Count a visit that could not be recorded; log the first of its kind."""
+        """Count a visit that could not be recorded, and log why."""
         self._spool.drop()
         self.report(fault)
 
     def report(self, fault: Exception) -> None:
-        """Log the first fault of its kind."""
-        self._outage.report(str(fault), fault)
+        """Log a fault, the first of its kind, and again after a minute without it."""
+        self._outage.report_bug(fault)
 
     def _after_fork_in_child(self) -> None:
         """Remember which requests are the parent's."""
