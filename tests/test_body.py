@@ -215,6 +215,21 @@ def test_close_is_passed_on_once(asked: int, tracked: Tracked) -> None:
     assert body.closed == 1
 
 
+@pytest.mark.parametrize("asked", [0, 1, 3])
+def test_second_close_of_a_server_is_not_the_applications(asked: int, tracked: Tracked) -> None:
+    body = SizedBody(b"a", b"b")
+
+    returned: Any = tracked(answering(body))(environ(), Server().start_response)
+    iterator = iter(returned)
+    for _ in range(asked):
+        next(iterator, None)
+    returned.close()
+    returned.close()
+
+    assert body.closed == 1
+    assert len(returned) == 2
+
+
 def test_close_that_raises_is_heard(tracked: Tracked) -> None:
     class Broken(Body):
         def close(self) -> None:

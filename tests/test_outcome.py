@@ -76,7 +76,33 @@ def test_client_that_leaves_is_noted(
         next(iterator, None)
     returned.close()  # type: ignore[attr-defined]
 
-    assert only_visit(tmp_path).get("error") == error
+    visit = only_visit(tmp_path)
+    assert (visit["status"], visit.get("error"), visit["bytes_sent"]) == (200, error, min(asked, 2))
+
+
+def test_client_that_leaves_before_a_generator_begins_got_no_status(
+    tracked: Tracked, tmp_path: Path
+) -> None:
+    """It counted as a 500, as if the application had failed."""
+    returned = tracked(generator_application)(environ(), Server().start_response)
+    returned.close()  # type: ignore[attr-defined]
+
+    visit = only_visit(tmp_path)
+    assert (visit["status"], visit["error"]) == (None, "client_left")
+    assert (visit["first_byte_us"], visit["bytes_sent"]) == (None, 0)
+
+
+def test_generator_that_never_starts_a_response_counts_as_500(
+    tracked: Tracked, tmp_path: Path
+) -> None:
+    returned = tracked(lambda environ, start_response: generate(b"a"))(
+        environ(), Server().start_response
+    )
+    next(iter(returned))  # a server finds that no response was started, answers 500 and closes
+    returned.close()  # type: ignore[attr-defined]
+
+    visit = only_visit(tmp_path)
+    assert (visit["status"], visit.get("error")) == (500, None)
 
 
 @pytest.mark.parametrize(
@@ -248,6 +274,28 @@ def test_times_and_bytes_are_measured(tracked: Tracked, tmp_path: Path) -> None:
     visit = only_visit(tmp_path)
     assert visit["bytes_sent"] == 3
     assert 0 < visit["first_byte_us"] <= visit["duration_us"] < 60_000_000
+
+
+@pytest.mark.parametrize(
+    ("make", "length", "sent"),
+    [
+        pytest.param(lambda: generate(b"a", b"b"), 9, 2, id="streamed, too short"),
+        pytest.param(lambda: [b"a", b"b"], 9, 2, id="list, too short"),
+        pytest.param(lambda: [b"ab"], 9, 2, id="list of one, too short"),
+        pytest.param(lambda: [], 9, 0, id="nothing"),
+        pytest.param(lambda: generate(b"abc", b"d"), 2, 2, id="streamed, too long"),
+        pytest.param(lambda: [b"abc", b"d"], 2, 2, id="list, too long"),
+        pytest.param(lambda: (b"a", b"b", b"c"), 2, 2, id="tuple, too long"),
+        pytest.param(lambda: [b"abc"], 2, 3, id="list of one, too long: not looked at"),
+    ],
+)
+def test_wrong_content_length_is_no_error_and_servers_cut_at_it(
+    make: Callable[[], Any], length: int, sent: int, tracked: Tracked, tmp_path: Path
+) -> None:
+    serve(tracked(made(make, headers=with_length(length))), environ())
+
+    visit = only_visit(tmp_path)
+    assert (visit["status"], visit["bytes_sent"], visit.get("error")) == (200, sent, None)
 
 
 def test_buffered_head_sends_nothing(tracked: Tracked, tmp_path: Path) -> None:
