@@ -105,8 +105,10 @@ class Ingester:
             while self.run_once():
                 pass
             self._outage.over()
+        except StorageError as error:
+            self._outage.report(str(error))
         except Exception as error:  # whatever it is, the next wake tries again
-            self._outage.report(str(error), None if isinstance(error, StorageError) else error)
+            self._outage.report_bug(error)
         return self._ingested_bytes != before
 
     def close(self, timeout_seconds: float = 5.0) -> None:
