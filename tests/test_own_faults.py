@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
@@ -193,7 +194,7 @@ def test_spool_that_cannot_be_written_changes_no_answer(
 ) -> None:
     tracker = tracked(app)
     folder = tmp_path / "visits.db-spool"
-    folder.rmdir()
+    shutil.rmtree(folder)
     folder.write_text("no folder")
 
     answer = serve(validator(tracker), environ(**{"wsgi.file_wrapper": FileWrapper}))
@@ -208,7 +209,7 @@ def test_application_that_raises_is_heard_when_the_spool_cannot_be_written(
 ) -> None:
     app = tracked(answering(Body(b"a", ValueError("theirs"))))
     folder = tmp_path / "visits.db-spool"
-    folder.rmdir()
+    shutil.rmtree(folder)
     folder.write_text("no folder")
 
     with pytest.raises(ValueError, match="theirs"):
@@ -226,7 +227,7 @@ def test_spool_that_cannot_be_written_costs_no_request(
 ) -> None:
     app = tracked(answering([b"a"]))
     folder = tmp_path / "visits.db-spool"
-    folder.rmdir()
+    shutil.rmtree(folder)
     folder.write_text("no folder")
 
     for _ in range(3):
