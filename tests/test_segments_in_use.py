@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import os
 import shutil
-import subprocess
-import sys
 import threading
 
 import pytest
@@ -45,19 +42,6 @@ def test_half_a_line_of_a_living_writer_waits(host: Host) -> None:
     spool.close()
 
     assert (hits, host.hits(), host.counts().get("rejected", 0)) == (1, 2, 0)
-
-
-def test_segment_belongs_to_its_writer_alone(host: Host) -> None:
-    spool = Spool(host.folder)
-    spool.append(GOOD)
-    (name,) = host.segments()
-
-    fd = os.open(host.folder / name, os.O_RDONLY)
-    with pytest.raises(BlockingIOError):
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    spool.close()
-    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    os.close(fd)
 
 
 def test_only_the_owner_reads_what_is_stored(host: Host) -> None:
@@ -115,73 +99,6 @@ def test_writer_takes_another_segment_when_its_file_is_deleted_before_the_lock(
     host.ingest()
 
     assert (len(deleted), host.hits()) == (1, 1)
-
-
-def test_full_spool_drops_the_newest_and_counts_them(host: Host) -> None:
-    spool = Spool(host.folder, max_bytes=8192)
-
-    kept = sum(spool.append(GOOD) for _ in range(200))
-    spool.write_counts()
-    spool.close()
-    host.ingest()
-
-    assert 0 < kept < 200
-    assert host.hits() == kept
-    assert host.counts() == {"recorded": kept, "dropped": 200 - kept}
-
-
-FILE_SIZE = """
-import resource, signal, sys
-from pathlib import Path
-from wsgi_tracker.spool import Spool
-signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), int(sys.argv[2])))
-spool = Spool(Path(sys.argv[1]))
-line = bytes.fromhex(sys.argv[3])
-print(sum(spool.append(line) for _ in range(100)), spool._dropped)
-"""
-
-
-def test_short_write_is_counted_once(host: Host) -> None:
-    """A file size limit makes the kernel write part of a line, then refuse."""
-    limit = len(header("0" * 32)) + 10 * len(GOOD) + 50
-    child = subprocess.run(
-        [sys.executable, "-c", FILE_SIZE, str(host.folder), str(limit), GOOD.hex()],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    kept, dropped = map(int, child.stdout.split())
-
-    host.ingest()
-
-    # One torn line was cut off on disk; the other visits are dropped until a second has passed.
-    assert (kept, dropped) == (10, 89)
-    assert host.hits() == 10
-    assert host.counts()["rejected"] == 1
-
-
-def test_unwritable_disk_drops_and_counts(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    spool = Spool(host.folder)
-    spool.append(GOOD)
-    real = os.write
-
-    def full(fd: int, data: bytes) -> int:
-        if data == OTHER:
-            raise OSError(errno.ENOSPC, "No space left on device")
-        return real(fd, data)
-
-    monkeypatch.setattr(os, "write", full)
-    assert [spool.append(OTHER), spool.append(GOOD)] == [False, False]
-    assert not spool.writable
-    monkeypatch.setattr("wsgi_tracker.spool.time.monotonic", lambda: spool._retry_at + 1)
-    assert spool.append(GOOD)
-    assert spool.writable
-    spool.write_counts()
-    spool.close()
-    host.ingest()
-
-    assert host.counts() == {"recorded": 2, "dropped": 2}
 
 
 def test_segment_seen_before_its_first_line_is_counted_once(host: Host) -> None:
