@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
@@ -146,6 +148,44 @@ def test_spool_that_cannot_be_listed_is_503(tracker: webtest.TestApp, tmp_path: 
     refused = tracker.get("/api/tracking/summary", status=503)
 
     assert refused.json["error"]["code"] == "storage_unavailable"
+
+
+def test_filesystem_without_locks_is_logged_once_and_visits_wait(
+    tracker: webtest.TestApp, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It passed for an ingester at work, which nobody ever saw finish."""
+
+    def no_locks(*args: Any) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    tracker.get("/")
+    with monkeypatch.context() as patch:
+        patch.setattr(fcntl, "lockf", no_locks)
+        for _ in range(3):
+            tracker.app._ingester.wake()
+        messages = [record.getMessage() for record in caplog.records]
+        refused = tracker.get("/api/tracking/summary", status=503)
+
+    assert len(messages) == 1
+    assert "No locks available" in messages[0]
+    assert "No locks available" in refused.json["error"]["message"]
+    assert tracker.get("/api/tracking/summary").json["total_hits"] == 1
+
+
+@pytest.mark.parametrize("refusal", [errno.EAGAIN, errno.EACCES])
+def test_lock_that_another_process_holds_is_no_fault(
+    refusal: int, host: Host, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def held(*args: Any) -> None:
+        raise OSError(refusal, "held")
+
+    host.segment(GOOD)
+    with monkeypatch.context() as patch:
+        patch.setattr(fcntl, "lockf", held)
+        host.ingester.wake()
+
+    assert caplog.messages == []
+    assert host.hits() == 0
 
 
 def test_spool_folder_that_was_deleted_comes_back(tracker: webtest.TestApp, tmp_path: Path) -> None:
