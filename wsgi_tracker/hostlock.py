@@ -114,6 +114,7 @@ class HostLock:
 
     def _after_fork_in_child(self) -> None:
         """Close the parent's file; a child holds none of its record locks."""
-        if self._fd >= 0:
-            os.close(self._fd)
+        fd, self._fd = self._fd, -1  # two threads may notice the fork at once
+        if fd >= 0:
+            os.close(fd)
         self._reset()
