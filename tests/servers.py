@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -39,7 +40,8 @@ class Gunicorn:
             "WSGI_TRACKER_TOKEN": TOKEN,
             **(environ or {}),
         }
-        self._command = [sys.executable, "-m", "gunicorn", application, *options]
+        self._command = [sys.executable, "-m", "gunicorn", application, *no_control_socket()]
+        self._command += options
         self._folder = folder
         self.log = ""
 
@@ -108,6 +110,12 @@ class Gunicorn:
         self._reader.join(PATIENCE_SECONDS)
         if self.process.stderr is not None:
             self.process.stderr.close()
+
+
+def no_control_socket() -> list[str]:
+    """Return the option that keeps a gunicorn from the socket that all of one user would share."""
+    major, minor = map(int, version("gunicorn").split(".")[:2])
+    return ["--no-control-socket"] if (major, minor) >= (25, 1) else []
 
 
 def get(port: int, path: str, **headers: str) -> tuple[int, bytes]:

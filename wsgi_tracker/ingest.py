@@ -68,9 +68,16 @@ class Ingester:
         self._start_lock = new_lock()  # guards the two that follow
         self._stop: Any = None
         self._stopped: Any = None
+        self._pid = os.getpid()
+
+    def _check_process(self) -> None:
+        # A fork that ran no Python hooks, as uWSGI's: the parent's thread is not here.
+        if self._pid != os.getpid():
+            self._reset()
 
     def start(self) -> None:
         """Start the thread of this process, unless it runs."""
+        self._check_process()
         with self._start_lock:
             if self._stop is not None:
                 return
@@ -113,6 +120,7 @@ class Ingester:
 
     def close(self, timeout_seconds: float = 5.0) -> None:
         """Stop the thread and wait for it; a later ``start`` begins another."""
+        self._check_process()
         with self._start_lock:
             stop, stopped, self._stop = self._stop, self._stopped, None
         self._look_at = 0.0

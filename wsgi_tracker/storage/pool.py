@@ -149,6 +149,7 @@ class ConnectionPool:
 
     def close(self) -> None:
         """Close every idle connection."""
+        self._check_process()
         while self._idle:
             self._idle.pop().close()
         if self._writer_lock.acquire(timeout=self._timeout_seconds):
