@@ -429,6 +429,30 @@ def test_lock_is_free_when_its_holder_dies(host: Host, lock_holder: subprocess.P
     assert host.hits() == 1
 
 
+@pytest.mark.parametrize("fsync", [True, False])
+def test_every_commit_is_on_the_disk_when_asked_for(
+    fsync: bool, tracked: Callable[..., Tracker]
+) -> None:
+    tracker = tracked(fsync=fsync)
+    asked: list[bool] = []
+
+    class Storage(BeforeIngest):
+        def ingest(self, *args: Any, durable: bool) -> None:
+            asked.append(durable)
+            self._storage.ingest(*args, durable=durable)
+            with self._storage._pool.writer() as connection:
+                ((level,),) = connection.execute("PRAGMA synchronous")
+            asked.append(level == 2)
+
+    tracker._ingester._storage = Storage(tracker._storage, lambda: None)
+    app = webtest.TestApp(tracker)
+    for _ in range(2):
+        app.get("/")
+        app.get("/api/tracking/summary")
+
+    assert asked == [fsync] * 4
+
+
 def test_thread_ingests_by_itself_and_stops(tmp_path: Path) -> None:
     stored = threading.Event()
 

@@ -232,6 +232,34 @@ def test_forked_child_writes_a_segment_of_its_own(folder: Path) -> None:
     assert writers == {own: True, other: False}
 
 
+# --- fsync -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fsync", [True, False])
+def test_lines_and_names_are_on_the_disk_when_asked_for(
+    fsync: bool, folder: Path, make: Callable[..., Spool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, synced = os.fsync, []
+
+    def count(fd: int) -> None:
+        real(fd)
+        synced.append(os.fstat(fd).st_ino)
+
+    monkeypatch.setattr(os, "fsync", count)
+    spool = make(fsync=fsync, segment_bytes=5000)
+
+    spool.append(LINE)
+    flags = [fcntl.fcntl(spool._fd, fcntl.F_GETFL)]
+    while len(segments(folder)) == 1:
+        spool.append(LINE)
+    flags.append(fcntl.fcntl(spool._fd, fcntl.F_GETFL))
+
+    # The kernel syncs each write by itself: after a rotation, too.
+    assert [bool(flag & os.O_DSYNC) for flag in flags] == [fsync] * 2
+    folders = [folder.stat().st_ino, folder.parent.stat().st_ino]
+    assert synced == (folders * 2 if fsync else [])
+
+
 # --- what cannot be written is counted -----------------------------------------------------------
 
 

@@ -41,7 +41,8 @@ class Queue:
 class Ingester:
     """Ingest a spool, from a thread or when asked.
 
-    ``on_wake`` is called by the thread before each pass.
+    ``on_wake`` is called by the thread before each pass. With ``durable``, all that is stored
+    survives a power cut; otherwise what cannot be read from the spool again does.
     """
 
     def __init__(
@@ -50,11 +51,13 @@ class Ingester:
         folder: Path,
         *,
         batch_bytes: int = BATCH_BYTES,
+        durable: bool = False,
         on_wake: Callable[[], None] = lambda: None,
     ) -> None:
         self._storage = storage
         self._folder = folder
         self._batch_bytes = batch_bytes
+        self._durable = durable
         self._on_wake = on_wake
         self._host_lock = HostLock.of(folder)
         self._outage = Outage("visits wait in the spool")
@@ -135,7 +138,9 @@ class Ingester:
             if not work:
                 return False
             reading = BatchReader(work, self._batch_bytes)
-            self._storage.ingest(reading.read, self._keep_rejected, durable=bool(orphaned))
+            self._storage.ingest(
+                reading.read, self._keep_rejected, durable=self._durable or bool(orphaned)
+            )
             for segment in reading.finished:
                 segment.unlink()
             # Only now, as other threads read it: what is not committed is not stored.

@@ -106,6 +106,16 @@ def make_folder(folder: Path) -> None:
     folder.mkdir(mode=0o700, exist_ok=True)
 
 
+def sync_folders(folder: Path) -> None:
+    """Write the names of new files to the disk: of the folder's, and its own beside the database."""
+    for path in (folder, folder.parent):
+        fd = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+
 def segment_sizes(folder: Path) -> dict[str, int]:
     """Return the size of every segment by its file name."""
     return dict(_segment_sizes(folder))

@@ -17,7 +17,15 @@ from pathlib import Path
 
 from .errors import Outage
 from .process import new_lock, watch_forks
-from .segments import ID_LENGTH, SUFFIX, counts_line, header, make_folder, segment_sizes
+from .segments import (
+    ID_LENGTH,
+    SUFFIX,
+    counts_line,
+    header,
+    make_folder,
+    segment_sizes,
+    sync_folders,
+)
 
 SEGMENT_BYTES = 8 << 20
 RETRY_SECONDS = 1.0
@@ -26,7 +34,8 @@ RETRY_SECONDS = 1.0
 class Spool:
     """Append lines to this process's segment; threads share it without a lock.
 
-    ``on_open`` is called when a segment was opened: in a new process, or after a rotation.
+    ``on_open`` is called when a segment was opened: in a new process, or after a rotation. With
+    ``fsync``, a line is on the disk when ``append`` returns, and survives a power cut.
     """
 
     def __init__(
@@ -35,12 +44,17 @@ class Spool:
         *,
         max_bytes: int = 1 << 30,
         segment_bytes: int = SEGMENT_BYTES,
+        fsync: bool = False,
         on_open: Callable[[], None] = lambda: None,
     ) -> None:
         self.folder = folder
         self._max_bytes = max_bytes
         # A small spool has small segments: one that is still written to is not deleted.
         self._segment_bytes = min(segment_bytes, max(max_bytes // 16, 4096))
+        # The kernel syncs within the write: another thread's rotation, which puts a new file on the
+        # descriptor, cannot come between a line and its fdatasync().
+        self._flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | (fsync and os.O_DSYNC)
+        self._fsync = fsync
         self._on_open = on_open
         self._outage = Outage(f"visits are dropped, {folder} cannot be written")
         self._fd = -1
@@ -127,16 +141,14 @@ class Spool:
             raise OSError(f"it holds max_spool_bytes={self._max_bytes} already")
         while True:
             segment = os.urandom(ID_LENGTH // 2).hex()
-            fd = os.open(
-                self.folder / (segment + SUFFIX),
-                os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL,
-                0o600,
-            )
+            fd = os.open(self.folder / (segment + SUFFIX), self._flags, 0o600)
             try:
                 # An ingester may be testing this very file: then it deletes it, and we go on.
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 if os.fstat(fd).st_nlink == 1:
                     os.write(fd, header(segment))
+                    if self._fsync:
+                        sync_folders(self.folder)
                     return fd
             except BlockingIOError:
                 pass
