@@ -556,6 +556,87 @@ def test_corrupt_database_stops_reports_not_the_application(
     assert tracker.get("/api/tracking/summary").json["total_hits"] == 2
 
 
+def test_outage_is_logged_once_by_whoever_meets_it_with_advice(
+    tracker: webtest.TestApp, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tracker.get("/")
+    with closing(sqlite3.connect(tmp_path / "visits.db", isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        for _ in range(2):
+            tracker.app._ingester.wake()
+            refused = tracker.get("/api/tracking/summary", status=503)
+        other.execute("ROLLBACK")
+    during = [record.getMessage() for record in caplog.records]
+    tracker.app._ingester.wake()
+
+    database = str(tmp_path / "visits.db")
+    assert during == [
+        "visits wait in the spool: database is locked; another program holds "
+        f"{database}: if this lasts, end it (fuser {database} names it)"
+    ]
+    assert refused.json["error"]["message"] in during[0]
+    assert caplog.records[1].getMessage() == "visits wait in the spool: works again"
+    assert len(caplog.records) == 2
+
+
+def test_outage_is_not_over_for_who_could_not_try(
+    host: Host, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Another process held the ingest lock, and was failing: "works again" was logged each time."""
+    host.segment(GOOD)
+    with closing(sqlite3.connect(host.database, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        host.ingester.wake()
+        with host.ingester._host_lock.held():
+            host.ingester.wake()
+        messages = list(caplog.messages)
+        other.execute("ROLLBACK")
+    host.ingester.wake()
+
+    assert len(messages) == 1
+    assert len(caplog.messages) == 2
+
+
+@pytest.mark.parametrize(
+    ("statement", "says"),
+    [
+        pytest.param("PRAGMA user_version = 0", "belongs to another program", id="tables as ours"),
+        pytest.param("DROP TABLE segments", "belongs to another program", id="tables missing"),
+        pytest.param("PRAGMA user_version = 99", "install the newer release", id="newer"),
+    ],
+)
+def test_database_that_is_not_ours_waits_for_ours(
+    statement: str, says: str, tracker: webtest.TestApp, tmp_path: Path
+) -> None:
+    tracker.get("/")
+    database, other = tmp_path / "visits.db", tmp_path / "other.db"
+    open_storage(other).close()
+    with closing(sqlite3.connect(other)) as connection:
+        connection.execute(statement)
+    database.rename(tmp_path / "ours.db")
+    other.rename(database)
+
+    refused = tracker.get("/api/tracking/summary", status=503)
+    (tmp_path / "ours.db").rename(database)
+
+    assert says in refused.json["error"]["message"]
+    assert tracker.get("/api/tracking/summary").json["total_hits"] == 1
+
+
+def test_report_that_fails_alone_is_logged_once(
+    tracker: webtest.TestApp, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tracker.get("/")
+    monkeypatch.setattr("wsgi_tracker.storage.sqlite.SUMMARY", "SELECT * FROM gone")
+    for _ in range(3):
+        tracker.get("/api/tracking/summary", status=503)
+    monkeypatch.undo()
+    tracker.get("/api/tracking/summary")
+
+    assert len(caplog.messages) == 2
+    assert caplog.messages[0].startswith("reports answer 503: no such table: gone")
+
+
 def test_segment_row_is_forgotten_after_a_month(host: Host) -> None:
     host.segment(GOOD)
     host.ingest()

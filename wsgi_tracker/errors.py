@@ -37,26 +37,28 @@ class PoolTimeoutError(StorageError):
 class Outage:
     """Log a fault when it begins and when it is over, not each time it is met.
 
+    Faults that take turns, as those of a full disk do, are each logged once until all is over.
+
     Safe without a lock: two threads that meet a fault at once may both log it.
     """
 
     def __init__(self, what: str) -> None:
         self._what = what
-        self._known = ""
+        self._known: set[str] = set()
 
     def report(self, problem: str, error: BaseException | None = None) -> None:
-        """Log ``problem`` unless it is the one already logged.
+        """Log ``problem`` unless it is logged already.
 
         With ``error``, a fault that is no outage but a bug: told apart by its type alone, as its
         text may be a client's.
         """
         known = problem if error is None else type(error).__name__
-        if known != self._known:
-            self._known = known
+        if known not in self._known:
+            self._known.add(known)
             logger.error("%s: %s", self._what, problem, exc_info=error)
 
     def over(self) -> None:
         """Log that the fault is gone, if one was logged."""
         if self._known:
-            self._known = ""
+            self._known.clear()
             logger.warning("%s: works again", self._what)

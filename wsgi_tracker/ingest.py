@@ -107,9 +107,10 @@ class Ingester:
             self._on_wake()
             while self.run_once():
                 pass
-            self._outage.over()
+        except StorageError:
+            pass  # it is logged
         except Exception as error:  # whatever it is, the next wake tries again
-            self._outage.report(str(error), None if isinstance(error, StorageError) else error)
+            self._outage.report(str(error), error)
         return self._ingested_bytes != before
 
     def close(self, timeout_seconds: float = 5.0) -> None:
@@ -126,8 +127,17 @@ class Ingester:
 
         Raises :exc:`StorageError`, also where the spool itself is out of order.
         """
-        with _spool_errors(), self._host_lock.held() as ours:
-            return ours and self._ingest_batch()
+        try:
+            with _spool_errors(), self._host_lock.held() as ours:
+                if not ours:
+                    return False
+                more = self._ingest_batch()
+        except StorageError as error:
+            self._outage.report(str(error))
+            raise
+        # Known only to who could try: where others hold the lock, they may be failing.
+        self._outage.over()
+        return more
 
     def _ingest_batch(self) -> bool:
         segments = self._open_segments()
@@ -180,8 +190,12 @@ class Ingester:
 
         Raises :exc:`StorageError`, also where the spool itself is out of order.
         """
-        with _spool_errors():
-            return self._catch_up(seconds)
+        try:
+            with _spool_errors():
+                return self._catch_up(seconds)
+        except StorageError as error:
+            self._outage.report(str(error))
+            raise
 
     def _catch_up(self, seconds: float) -> Queue:
         wanted = self._backlog()

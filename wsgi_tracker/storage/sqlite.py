@@ -12,6 +12,7 @@ from ..period import DAY, HOUR, Granularity, bucket_start
 from ..reports import EndpointStats, Summary, TrendBucket
 from ..visit import FIELDS, Visit
 from . import KeepRejected, ReadBatch
+from .faults import explain, storage_errors
 from .intake import CREATE_BATCH, read_positions, store_batch
 from .pool import ConnectionPool, PooledConnection
 from .schema import (
@@ -76,7 +77,7 @@ class SQLiteStorage:
             logger.error("visits wait in the spool: %s", error)
         except (sqlite3.DatabaseError, OSError) as error:
             if is_busy(error):
-                logger.warning("visits wait in the spool: %s", error)
+                logger.warning("visits wait in the spool: %s", explain(error, self.database))
                 return
             raise ConfigurationError(
                 f"{self.database} cannot be the database: {error}; choose a path in an existing "
@@ -87,7 +88,7 @@ class SQLiteStorage:
 
     def ingest(self, read: ReadBatch, keep_rejected: KeepRejected, *, durable: bool) -> None:
         """See :meth:`wsgi_tracker.storage.Storage.ingest`."""
-        with _storage_errors(), self._pool.writer() as connection:
+        with storage_errors(self.database), self._pool.writer() as connection:
             # FULL syncs the log at COMMIT; it cannot be set within a transaction.
             connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
             with transaction(connection):
@@ -105,7 +106,7 @@ class SQLiteStorage:
         """See :meth:`wsgi_tracker.storage.Storage.secret`."""
         # On a connection of its own, whatever the schema: visits must be encoded even where they
         # cannot be stored until an upgrade is complete.
-        with _storage_errors(), closing(self._open()) as connection:
+        with storage_errors(self.database), closing(self._open()) as connection:
             row = connection.execute("SELECT value FROM settings WHERE name = 'secret'").fetchone()
         if row is None:
             raise StorageError(f"{self.database} has no secret")
@@ -142,7 +143,7 @@ class SQLiteStorage:
     @contextmanager
     def _read(self) -> Iterator[PooledConnection]:
         """Lend a reader within one transaction, so that a report sees one moment."""
-        with _storage_errors(), self._pool.reader() as connection:
+        with storage_errors(self.database), self._pool.reader() as connection:
             connection.execute("BEGIN")
             yield connection
             connection.execute("COMMIT")
@@ -186,14 +187,3 @@ class SQLiteStorage:
         connection.execute("PRAGMA wal_autocheckpoint = 10000")
         connection.execute(f"PRAGMA journal_size_limit = {64 << 20}")
         connection.execute(CREATE_BATCH)
-
-
-@contextmanager
-def _storage_errors() -> Iterator[None]:
-    """Let no driver's exception out."""
-    try:
-        yield
-    except sqlite3.Error as error:
-        raise StorageError(str(error)) from error
-    except OSError as error:
-        raise StorageError(str(error)) from error
