@@ -925,6 +925,19 @@ def test_spool_folder_that_was_deleted_comes_back(tracker: webtest.TestApp, tmp_
     assert (first, tracker.get("/api/tracking/summary").json["total_hits"]) == (0, 1)
 
 
+def test_deleted_spool_of_a_running_process_costs_nothing(
+    tracker: webtest.TestApp, tmp_path: Path
+) -> None:
+    tracker.get("/")
+    tracker.get("/api/tracking/summary")
+    tracker.get("/")
+    shutil.rmtree(tmp_path / "visits.db-spool")
+    tracker.get("/")
+
+    assert tracker.get("/api/tracking/summary").json["total_hits"] == 3
+    assert (tmp_path / "visits.db-spool" / "ingest.lock").exists()
+
+
 def test_new_database_takes_what_is_in_the_spool_without_waiting_for_a_visit(
     tracker: webtest.TestApp, tmp_path: Path
 ) -> None:

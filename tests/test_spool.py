@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import re
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -230,6 +231,71 @@ def test_forked_child_writes_a_segment_of_its_own(folder: Path) -> None:
 
     assert found == {own: 2, other: 2}
     assert writers == {own: True, other: False}
+
+
+# --- a stranger in the folder --------------------------------------------------------------------
+
+
+def test_deleted_folder_costs_no_visit_and_counts_none_twice(
+    folder: Path, make: Callable[..., Spool], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Lines went to the deleted file until it was full, and nothing said so."""
+    spool = make()
+    spool.append(LINE)
+    ingest(folder)
+    spool.append(LINE)
+    shutil.rmtree(folder)
+    spool.append(LINE)
+
+    for _ in range(3):
+        spool.tend()
+    spool.append(LINE)
+
+    assert len(segments(folder)) == 2
+    assert len(caplog.messages) == 1
+    assert "was deleted" in caplog.messages[0]
+    assert ingest_after(spool, folder) == {"recorded": 4}
+
+
+def test_truncated_segment_is_left(folder: Path, make: Callable[..., Spool]) -> None:
+    spool = make()
+    for _ in range(3):
+        spool.append(LINE)
+    spool.tend()
+    ingest(folder)
+    (name,) = segments(folder)
+    os.truncate(folder / name, 0)
+    spool.append(LINE)
+    spool.tend()
+    spool.append(LINE)
+
+    assert len(segments(folder)) == 2
+    assert ingest_after(spool, folder) == {"recorded": 5}
+    assert segments(folder) == set()
+
+
+def test_segment_that_grows_is_kept(folder: Path, make: Callable[..., Spool]) -> None:
+    spool = make()
+    for _ in range(5):
+        spool.append(LINE)
+        spool.tend()
+
+    assert len(segments(folder)) == 1
+
+
+def test_segment_that_cannot_be_named_is_not_left_behind(
+    folder: Path, make: Callable[..., Spool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full disk gathered an empty file every second."""
+    real = os.write
+
+    def write_little(fd: int, data: bytes) -> int:
+        return real(fd, data[:5])
+
+    monkeypatch.setattr(os, "write", write_little)
+
+    assert not make().append(LINE)
+    assert segments(folder) == set()
 
 
 # --- fsync -----------------------------------------------------------------------------------------

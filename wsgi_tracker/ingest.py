@@ -41,7 +41,7 @@ class Queue:
 class Ingester:
     """Ingest a spool, from a thread or when asked.
 
-    ``on_wake`` is called by the thread before each pass. With ``durable``, all that is stored
+    ``on_wake`` is called before the thread's passes and before catching up. With ``durable``, all that is stored
     survives a power cut; otherwise what cannot be read from the spool again does.
     """
 
@@ -198,6 +198,7 @@ class Ingester:
             raise
 
     def _catch_up(self, seconds: float) -> Queue:
+        self._on_wake()
         wanted = self._backlog()
         deadline = time.monotonic() + seconds
         pause = 0.001

@@ -83,9 +83,7 @@ class Tracker:
         self._spool = Spool(
             folder, max_bytes=max_spool_bytes, fsync=fsync, on_open=self._recording_began
         )
-        self._ingester = Ingester(
-            self._storage, folder, durable=fsync, on_wake=self._spool.write_counts
-        )
+        self._ingester = Ingester(self._storage, folder, durable=fsync, on_wake=self._spool.tend)
         self._recorder = Recorder(
             find_endpoint,
             proxied_client if visitors.trusts_proxies else client_of,

@@ -6,6 +6,7 @@ A segment begins with a line that names it. Lines are visits, or counts of what 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -104,6 +105,30 @@ def header(segment: str) -> bytes:
 def make_folder(folder: Path) -> None:
     """Create the spool's folder, readable by its owner alone."""
     folder.mkdir(mode=0o700, exist_ok=True)
+
+
+def restore_segment(folder: Path, fd: int) -> None:
+    """Put a segment that was deleted, but is still open, back under its name."""
+    content = os.pread(fd, os.fstat(fd).st_size, 0)
+    first, end, _ = content.partition(b"\n")
+    segment = first[12 : 12 + ID_LENGTH].decode("ascii", "replace")
+    path = folder / (segment + SUFFIX)
+    if first + end != header(segment) or path.exists():
+        return
+    temporary = path.with_suffix(".restoring")
+    copy = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    try:
+        write_whole(copy, content)
+        os.fsync(copy)
+    finally:
+        os.close(copy)
+    temporary.rename(path)
+
+
+def write_whole(fd: int, data: bytes) -> None:
+    """Write all of ``data``, or raise."""
+    if os.write(fd, data) < len(data):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def sync_folders(folder: Path) -> None:

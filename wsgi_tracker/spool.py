@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from .errors import Outage
+from .errors import Outage, logger
 from .process import new_lock, watch_forks
 from .segments import (
     ID_LENGTH,
@@ -23,8 +23,10 @@ from .segments import (
     counts_line,
     header,
     make_folder,
+    restore_segment,
     segment_sizes,
     sync_folders,
+    write_whole,
 )
 
 SEGMENT_BYTES = 8 << 20
@@ -53,7 +55,7 @@ class Spool:
         self._segment_bytes = min(segment_bytes, max(max_bytes // 16, 4096))
         # The kernel syncs within the write: another thread's rotation, which puts a new file on the
         # descriptor, cannot come between a line and its fdatasync().
-        self._flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | (fsync and os.O_DSYNC)
+        self._flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL | (fsync and os.O_DSYNC)
         self._fsync = fsync
         self._on_open = on_open
         self._outage = Outage(f"visits are dropped, {folder} cannot be written")
@@ -63,6 +65,7 @@ class Spool:
 
     def _reset(self) -> None:
         self._room = 0
+        self._seen_bytes = 0  # of the open segment, at the last look
         self._retry_at = 0.0
         self._lock = new_lock()  # guards opening, and the count of what was dropped
         self._dropped = 0
@@ -134,6 +137,39 @@ class Spool:
         self._on_open()
         return True
 
+    def tend(self) -> None:
+        """Write down what was dropped, and leave a segment that somebody deleted or truncated.
+
+        Its writer would notice nothing. What it holds goes back into the folder, under the same
+        id: storage knows how much of it is stored.
+        """
+        with self._lock:
+            if self._fd >= 0 and self._is_damaged():
+                self._replace_damaged()
+        self.write_counts()
+
+    def _is_damaged(self) -> bool:
+        status = os.fstat(self._fd)
+        shrunk = status.st_size < self._seen_bytes
+        self._seen_bytes = status.st_size
+        return shrunk or not status.st_nlink
+
+    def _replace_damaged(self) -> None:
+        damaged = os.dup(self._fd)
+        try:
+            self._adopt(self._new_segment())
+            restore_segment(self.folder, damaged)
+        except OSError as error:
+            self._outage.report(str(error))
+            return
+        finally:
+            os.close(damaged)
+        logger.error(
+            "a segment in %s was deleted or cut while visits were written to it: a new one goes "
+            "on, with what could be saved; leave these files to the processes that write them",
+            self.folder,
+        )
+
     def _new_segment(self) -> int:
         """Create and lock a segment; return its descriptor."""
         make_folder(self.folder)
@@ -141,21 +177,29 @@ class Spool:
             raise OSError(f"it holds max_spool_bytes={self._max_bytes} already")
         while True:
             segment = os.urandom(ID_LENGTH // 2).hex()
-            fd = os.open(self.folder / (segment + SUFFIX), self._flags, 0o600)
+            path = self.folder / (segment + SUFFIX)
+            fd = os.open(path, self._flags, 0o600)
             try:
-                # An ingester may be testing this very file: then it deletes it, and we go on.
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if os.fstat(fd).st_nlink == 1:
-                    os.write(fd, header(segment))
-                    if self._fsync:
-                        sync_folders(self.folder)
+                if self._claim(fd, segment):
                     return fd
-            except BlockingIOError:
-                pass
             except BaseException:
                 os.close(fd)
+                path.unlink(missing_ok=True)  # a full disk would gather one every second
                 raise
             os.close(fd)
+
+    def _claim(self, fd: int, segment: str) -> bool:
+        """Lock a new segment and name it; False if an ingester took it for an orphan."""
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        if os.fstat(fd).st_nlink != 1:
+            return False
+        write_whole(fd, header(segment))
+        if self._fsync:
+            sync_folders(self.folder)
+        return True
 
     def _adopt(self, fd: int) -> None:
         if self._fd < 0:
@@ -165,6 +209,7 @@ class Spool:
             os.dup2(fd, self._fd, inheritable=False)
             os.close(fd)
         self._room = self._segment_bytes
+        self._seen_bytes = 0
         self._retry_at = 0.0
 
     def close(self) -> None:
