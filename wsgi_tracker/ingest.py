@@ -28,6 +28,8 @@ LONGEST_PAUSE_SECONDS = 1.0
 REST_PER_WORK = 20
 LOOK_SECONDS = 2.0  # how often quiet segments are tested for a writer that is gone
 MAX_REJECTED_BYTES = 64 << 20
+# A pipe or link in its place must not stop the thread, nor lead elsewhere.
+REJECTED_FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | os.O_NOFOLLOW
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +63,7 @@ class Ingester:
         self._on_wake = on_wake
         self._host_lock = HostLock.of(folder)
         self._outage = Outage("visits wait in the spool")
+        self._refused = Outage("visits of another user wait in the spool")
         self._reset()
         watch_forks(in_child=self._reset)  # the parent's thread is not inherited
 
@@ -171,14 +174,23 @@ class Ingester:
             self._hints = {}  # the database may have been replaced by one that lacks these lines
         hints = self._hints
         names = [name for name, size in sizes.items() if look or size != hints.get(name)]
-        return list(open_segments(self._folder, names))
+        refused: list[str] = []
+        segments = list(open_segments(self._folder, names, refused.append))
+        if refused:
+            self._refused.report(
+                f"no permission to read {min(refused)}; let all processes run as one user, or give "
+                f"the files in {self._folder} to the one who ingests"
+            )
+        else:
+            self._refused.over()
+        return segments
 
     def _has_work(self, segment: Segment) -> bool:
         return segment.orphaned or segment.size() != self._hints.get(segment.name)
 
     def _keep_rejected(self, lines: Sequence[bytes]) -> None:
         path = self._folder / REJECTED
-        fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        fd = os.open(path, REJECTED_FLAGS, 0o600)
         try:
             if os.fstat(fd).st_size < MAX_REJECTED_BYTES:
                 os.write(fd, b"".join(line + b"\n" for line in lines))
