@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import itertools
 import json
@@ -377,6 +378,30 @@ def test_drops_are_remembered_until_they_can_be_written(
     assert spool.append(LINE)
 
     assert ingest_after(spool, folder) == {"recorded": 1, "dropped": 5}
+
+
+def test_error_that_names_another_file_each_time_is_logged_once(
+    folder: Path,
+    make: Callable[..., Spool],
+    clock: list[float],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A disk without inodes, or a folder without permission, logged a line every second."""
+    folder.mkdir()
+    spool = make()
+
+    def refuse(path: Path, *args: Any) -> int:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", refuse)
+        for _ in range(3):
+            spool.append(LINE)
+            clock[0] += 1
+
+    assert len(caplog.messages) == 1
+    assert "Permission denied; make room" in caplog.messages[0]
 
 
 def test_full_spool_takes_visits_again_once_it_was_ingested(

@@ -9,6 +9,7 @@ thread that is about to write cannot hit a stranger's file.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import time
@@ -31,6 +32,12 @@ from .segments import (
 
 SEGMENT_BYTES = 8 << 20
 RETRY_SECONDS = 1.0
+# A write that the kernel cuts short is nearly always the first that a full disk refuses.
+NO_SPACE = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+ADVICE = (
+    "make room on its disk, give this process's user the right to write there, or bring back the "
+    "database that visits wait for"
+)
 
 
 class Spool:
@@ -81,9 +88,9 @@ class Spool:
             written = os.write(self._fd, line)
             if written == size:
                 return True
-            problem = "short write"
+            problem = NO_SPACE
         except OSError as error:
-            written, problem = 0, str(error)
+            written, problem = 0, error
         self._abandon(problem)
         if not written:
             self.drop()
@@ -114,11 +121,15 @@ class Spool:
         """Whether the last attempt to open a segment succeeded, or none was needed yet."""
         return not self._retry_at or (self._fd >= 0 and self._room >= 0)
 
-    def _abandon(self, problem: str) -> None:
+    def _abandon(self, problem: OSError) -> None:
         with self._lock:
             self._room = -1
             self._retry_at = time.monotonic() + RETRY_SECONDS
-        self._outage.report(problem)
+        self._report(problem)
+
+    def _report(self, problem: OSError) -> None:
+        # Without the name of the file, which is another one at each attempt.
+        self._outage.report(f"{problem.strerror or problem}; {ADVICE}")
 
     def _open(self) -> bool:
         with self._lock:
@@ -131,7 +142,7 @@ class Spool:
                 self._adopt(self._new_segment())
             except OSError as error:
                 self._retry_at = now + RETRY_SECONDS
-                self._outage.report(str(error))
+                self._report(error)
                 return False
         self._outage.over()
         self._on_open()
@@ -160,7 +171,7 @@ class Spool:
             self._adopt(self._new_segment())
             restore_segment(self.folder, damaged)
         except OSError as error:
-            self._outage.report(str(error))
+            self._report(error)
             return
         finally:
             os.close(damaged)
