@@ -14,7 +14,7 @@ from ..visit import FIELDS, Visit
 from . import KeepRejected, ReadBatch
 from .faults import explain, storage_errors
 from .intake import CREATE_BATCH, read_positions, store_batch
-from .pool import ConnectionPool, PooledConnection
+from .pool import ConnectionPool, PooledConnection, inode
 from .schema import (
     SCHEMA_VERSION,
     create_schema,
@@ -65,6 +65,7 @@ class SQLiteStorage:
         self.database = database
         self._max_endpoints = max_endpoints
         self._pool = ConnectionPool(database, self._connect)
+        self._inode: tuple[int, int] | None = None
         self._try()
 
     def _try(self) -> None:
@@ -140,6 +141,16 @@ class SQLiteStorage:
         """Close every connection; may be called twice, and used again afterwards."""
         self._pool.close()
 
+    def _notice_new_file(self) -> None:
+        current = inode(self.database)
+        if self._inode not in (None, current):
+            logger.warning(
+                "%s was deleted or replaced: visits go to what is there now, with all that is in "
+                "the spool; restart every process, so that all know the same secret of user_hash",
+                self.database,
+            )
+        self._inode = current
+
     @contextmanager
     def _read(self) -> Iterator[PooledConnection]:
         """Lend a reader within one transaction, so that a report sees one moment."""
@@ -182,6 +193,7 @@ class SQLiteStorage:
         if not writing:
             connection.execute("PRAGMA query_only = ON")
             return
+        self._notice_new_file()
         connection.execute("PRAGMA cache_size = -65536")
         connection.execute("PRAGMA temp_store = MEMORY")
         connection.execute("PRAGMA wal_autocheckpoint = 10000")
