@@ -151,6 +151,7 @@ def test_old_sqlite_is_refused(
         pytest.param({"trusted_proxies": 5}, id="proxies are a number"),
         pytest.param({"trusted_proxies": [5]}, id="proxy is a number"),
         pytest.param({"prefix": None}, id="prefix is nothing"),
+        pytest.param({"fsync": 1}, id="fsync is a number"),
     ],
 )
 def test_option_that_cannot_work_is_refused(options: dict[str, Any], tmp_path: Path) -> None:

@@ -8,14 +8,16 @@ import sqlite3
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
+import webtest
 from hosts import GOOD, OTHER, BeforeIngest, Host, many
 
+from wsgi_tracker import Tracker
 from wsgi_tracker.errors import StorageError
 from wsgi_tracker.ingest import Ingester
 
@@ -141,6 +143,30 @@ def test_lock_is_free_when_its_holder_dies(host: Host, lock_holder: subprocess.P
 
     assert host.ingester.catch_up(30).size_bytes == 0
     assert host.hits() == 1
+
+
+@pytest.mark.parametrize("fsync", [True, False])
+def test_every_commit_is_on_the_disk_when_asked_for(
+    fsync: bool, tracked: Callable[..., Tracker]
+) -> None:
+    tracker = tracked(fsync=fsync)
+    asked: list[bool] = []
+
+    class Storage(BeforeIngest):
+        def ingest(self, *args: Any, durable: bool) -> None:
+            asked.append(durable)
+            self._storage.ingest(*args, durable=durable)
+            with self._storage._pool.writer() as connection:
+                ((level,),) = connection.execute("PRAGMA synchronous")
+            asked.append(level == 2)
+
+    tracker._ingester._storage = Storage(tracker._storage, lambda: None)
+    app = webtest.TestApp(tracker)
+    for _ in range(2):
+        app.get("/")
+        app.get("/api/tracking/summary")
+
+    assert asked == [fsync] * 4
 
 
 def test_thread_ingests_by_itself_and_stops(tmp_path: Path) -> None:

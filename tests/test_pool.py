@@ -132,6 +132,24 @@ def test_threads_share_no_more_connections_than_the_bound(opened: Opened) -> Non
     assert len(opened.connections) <= 3
 
 
+@pytest.mark.parametrize("loan", LOANS)
+def test_file_that_was_overwritten_in_place_is_opened_anew(loan: str, opened: Opened) -> None:
+    """SQLite went on with the pages it remembered, and a damaged file was not noticed."""
+    pool = ConnectionPool(opened.database, opened.connect)
+    with getattr(pool, loan)() as first:
+        assert name_of(first) == "first"
+    with getattr(pool, loan)() as again:
+        assert again is first
+
+    content = opened.database.read_bytes()
+    opened.database.write_bytes(content[: len(content) // 2])
+
+    with getattr(pool, loan)() as second:
+        assert second is not first
+    assert not is_open(first)
+    pool.close()
+
+
 def test_waiting_thread_gets_what_is_returned(opened: Opened) -> None:
     pool = ConnectionPool(opened.database, opened.connect, readers=1)
     asking, names = threading.Event(), []

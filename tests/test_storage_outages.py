@@ -232,3 +232,29 @@ def test_everything_offered_is_recorded_queued_or_dropped(
         counts = dict(connection.execute("SELECT name, value FROM counts"))
     assert counts["recorded"] == recorded
     assert counts["recorded"] + counts["dropped"] == 150
+
+
+# --- storage out of order ------------------------------------------------------------------------
+
+
+def test_outage_is_logged_once_by_whoever_meets_it_with_advice(
+    tracker: webtest.TestApp, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tracker.get("/")
+    with closing(sqlite3.connect(tmp_path / "visits.db", isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        for _ in range(2):
+            tracker.app._ingester.wake()
+            refused = tracker.get("/api/tracking/summary", status=503)
+        other.execute("ROLLBACK")
+    during = [record.getMessage() for record in caplog.records]
+    tracker.app._ingester.wake()
+
+    database = str(tmp_path / "visits.db")
+    assert during == [
+        "visits wait in the spool: database is locked; another program holds "
+        f"{database}: if this lasts, end it (fuser {database} names it)"
+    ]
+    assert refused.json["error"]["message"] in during[0]
+    assert caplog.records[1].getMessage() == "visits wait in the spool: works again"
+    assert len(caplog.records) == 2

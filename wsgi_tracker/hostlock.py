@@ -76,6 +76,10 @@ class HostLock:
             mutex.release()
 
     def _lock(self) -> bool:
+        if self._fd >= 0 and not os.fstat(self._fd).st_nlink:
+            # Somebody deleted the spool: processes that start now lock another file.
+            os.close(self._fd)
+            self._fd = -1
         if self._fd < 0:
             make_folder(self._path.parent)
             self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)

@@ -45,7 +45,8 @@ class Tracker:
     ``token`` is what ``Authorization: Bearer`` must carry, one or several; by default those in
     ``$WSGI_TRACKER_TOKEN``. ``endpoint`` is ``"route"``, ``"path"`` or a callable on environ.
     ``trusted_proxies`` are addresses, networks, or ``"unix"``. With ``ingest=False`` this process
-    only records, and another, or the next report, moves visits to the database.
+    only records, and another, or the next report, moves visits to the database. With ``fsync`` a
+    response ends only when its visit would survive a power cut, too.
     """
 
     def __init__(
@@ -61,11 +62,14 @@ class Tracker:
         max_endpoints: int = 10_000,
         ingest: bool = True,
         max_spool_bytes: int = 2**30,
+        fsync: bool = False,
     ) -> None:
         if not callable(app):
             raise ConfigurationError(f"app is a WSGI application, given {app!r}")
         _check_positive("max_endpoints", max_endpoints)
         _check_positive("max_spool_bytes", max_spool_bytes)
+        if not isinstance(fsync, bool):
+            raise ConfigurationError(f"fsync is True or False, given {fsync!r}")
         self._app = app
         self._prefix = _checked_prefix(prefix)
         self._ingest = ingest
@@ -77,8 +81,10 @@ class Tracker:
         folder = path.with_name(path.name + "-spool")
         visitors = Visitors(Secret(self._storage.secret, folder), trusted_proxies)
         _prepare(folder, visitors)
-        self._spool = Spool(folder, max_bytes=max_spool_bytes, on_open=self._recording_began)
-        self._ingester = Ingester(self._storage, folder, on_wake=self._spool.write_counts)
+        self._spool = Spool(
+            folder, max_bytes=max_spool_bytes, fsync=fsync, on_open=self._recording_began
+        )
+        self._ingester = Ingester(self._storage, folder, durable=fsync, on_wake=self._spool.tend)
         self._recorder = Recorder(
             find_endpoint,
             proxied_client if visitors.trusts_proxies else client_of,

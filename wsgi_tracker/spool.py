@@ -9,6 +9,7 @@ thread that is about to write cannot hit a stranger's file.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import time
@@ -16,9 +17,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from .errors import Outage
+from .errors import Outage, logger
 from .process import new_lock, watch_forks
-from .segments import ID_LENGTH, SUFFIX, counts_line, header, make_folder, segment_sizes
+from .segments import (
+    ID_LENGTH,
+    SUFFIX,
+    counts_line,
+    header,
+    make_folder,
+    restore_segment,
+    segment_sizes,
+    sync_folders,
+    write_whole,
+)
 
 SEGMENT_BYTES = 8 << 20
 # How much is written before the process is looked at: a fork may have run no Python hooks, as
@@ -26,12 +37,19 @@ SEGMENT_BYTES = 8 << 20
 # segment, whose descriptor and lock it shares: nothing is lost, but it starts no ingest thread.
 LOOK_BYTES = 16 << 10
 RETRY_SECONDS = 1.0
+# A write that the kernel cuts short is nearly always the first that a full disk refuses.
+NO_SPACE = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+ADVICE = (
+    "make room on its disk, give this process's user the right to write there, or bring back the "
+    "database that visits wait for"
+)
 
 
 class Spool:
     """Append lines to this process's segment; threads share it without a lock.
 
-    ``on_open`` is called when a segment was opened: in a new process, or after a rotation.
+    ``on_open`` is called when a segment was opened: in a new process, or after a rotation. With
+    ``fsync``, a line is on the disk when ``append`` returns, and survives a power cut.
     """
 
     def __init__(
@@ -40,12 +58,17 @@ class Spool:
         *,
         max_bytes: int = 1 << 30,
         segment_bytes: int = SEGMENT_BYTES,
+        fsync: bool = False,
         on_open: Callable[[], None] = lambda: None,
     ) -> None:
         self.folder = folder
         self._max_bytes = max_bytes
         # A small spool has small segments: one that is still written to is not deleted.
         self._segment_bytes = min(segment_bytes, max(max_bytes // 16, 4096))
+        # The kernel syncs within the write: another thread's rotation, which puts a new file on the
+        # descriptor, cannot come between a line and its fdatasync().
+        self._flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL | (fsync and os.O_DSYNC)
+        self._fsync = fsync
         self._on_open = on_open
         self._outage = Outage(f"visits are dropped, {folder} cannot be written")
         self._fd = -1
@@ -55,6 +78,7 @@ class Spool:
     def _reset(self) -> None:
         self._room = -1  # bytes until this process looks again
         self._rest = 0  # what the segment takes beyond these
+        self._seen_bytes = 0  # of the open segment, at the last look
         self._retry_at = 0.0
         self._dropped = 0
         self._lock = new_lock()  # guards opening, and the count of what was dropped
@@ -81,9 +105,9 @@ class Spool:
             written = os.write(self._fd, line)
             if written == size:
                 return True
-            problem = "short write"
+            problem = NO_SPACE
         except OSError as error:
-            written, problem = 0, str(error)
+            written, problem = 0, error
         self._abandon(problem)
         if not written:
             self.drop()
@@ -114,11 +138,15 @@ class Spool:
         """Whether the last attempt to open a segment succeeded, or none was needed yet."""
         return not self._retry_at or (self._fd >= 0 and self._room >= 0)
 
-    def _abandon(self, problem: str) -> None:
+    def _abandon(self, problem: OSError) -> None:
         with self._locked():
             self._room, self._rest = -1, 0
             self._retry_at = time.monotonic() + RETRY_SECONDS
-        self._outage.report(problem)
+        self._report(problem)
+
+    def _report(self, problem: OSError) -> None:
+        # Without the name of the file, which is another one at each attempt.
+        self._outage.report(f"{problem.strerror or problem}; {ADVICE}")
 
     def _make_room(self) -> bool:
         with self._locked():
@@ -134,11 +162,44 @@ class Spool:
                 self._adopt(self._new_segment())
             except OSError as error:
                 self._retry_at = now + RETRY_SECONDS
-                self._outage.report(str(error))
+                self._report(error)
                 return False
         self._outage.over()
         self._on_open()
         return True
+
+    def tend(self) -> None:
+        """Write down what was dropped, and leave a segment that somebody deleted or truncated.
+
+        Its writer would notice nothing. What it holds goes back into the folder, under the same
+        id: storage knows how much of it is stored.
+        """
+        with self._locked():
+            if self._fd >= 0 and self._is_damaged():
+                self._replace_damaged()
+        self.write_counts()
+
+    def _is_damaged(self) -> bool:
+        status = os.fstat(self._fd)
+        shrunk = status.st_size < self._seen_bytes
+        self._seen_bytes = status.st_size
+        return shrunk or not status.st_nlink
+
+    def _replace_damaged(self) -> None:
+        damaged = os.dup(self._fd)
+        try:
+            self._adopt(self._new_segment())
+            restore_segment(self.folder, damaged)
+        except OSError as error:
+            self._report(error)
+            return
+        finally:
+            os.close(damaged)
+        logger.error(
+            "a segment in %s was deleted or cut while visits were written to it: a new one goes "
+            "on, with what could be saved; leave these files to the processes that write them",
+            self.folder,
+        )
 
     def _new_segment(self) -> int:
         """Create and lock a segment; return its descriptor."""
@@ -147,23 +208,29 @@ class Spool:
             raise OSError(f"it holds max_spool_bytes={self._max_bytes} already")
         while True:
             segment = os.urandom(ID_LENGTH // 2).hex()
-            fd = os.open(
-                self.folder / (segment + SUFFIX),
-                os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL,
-                0o600,
-            )
+            path = self.folder / (segment + SUFFIX)
+            fd = os.open(path, self._flags, 0o600)
             try:
-                # An ingester may be testing this very file: then it deletes it, and we go on.
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if os.fstat(fd).st_nlink == 1:
-                    os.write(fd, header(segment))
+                if self._claim(fd, segment):
                     return fd
-            except BlockingIOError:
-                pass
             except BaseException:
                 os.close(fd)
+                path.unlink(missing_ok=True)  # a full disk would gather one every second
                 raise
             os.close(fd)
+
+    def _claim(self, fd: int, segment: str) -> bool:
+        """Lock a new segment and name it; False if an ingester took it for an orphan."""
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        if os.fstat(fd).st_nlink != 1:
+            return False
+        write_whole(fd, header(segment))
+        if self._fsync:
+            sync_folders(self.folder)
+        return True
 
     def _adopt(self, fd: int) -> None:
         if self._fd < 0:
@@ -173,6 +240,7 @@ class Spool:
             os.dup2(fd, self._fd, inheritable=False)
             os.close(fd)
         self._room, self._rest = 0, self._segment_bytes
+        self._seen_bytes = 0
         self._extend()
         self._retry_at = 0.0
 

@@ -36,7 +36,8 @@ def stream(blocks: list[bytes]) -> Iterator[bytes]:
 def tracked() -> WSGIApplication:
     """Track ``answer``, and say in every answer, a report too, which process it is from."""
     # Small segments: several fill up, and are deleted, while workers are killed.
-    tracker = Tracker(answer, os.environ["FAULTS_DATABASE"], max_spool_bytes=1 << 20)
+    spool_bytes = int(os.environ.get("FAULTS_SPOOL_BYTES", 1 << 20))
+    tracker = Tracker(answer, os.environ["FAULTS_DATABASE"], max_spool_bytes=spool_bytes)
 
     def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         def named(status: str, headers: list[tuple[str, str]], *exc_info: Any) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import socket
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -90,11 +91,12 @@ class Load:
         self._port = port
         self._numbers = iter(itertools.count() if requests is None else range(requests))
         self._stop = threading.Event()
-        self._progress = threading.Condition()  # guards the numbers, and the four that follow
+        self._progress = threading.Condition()  # guards the numbers, and the five that follow
         self.answered: set[int] = set()
         self.unanswered: set[int] = set()
         self.crossed: set[int] = set()
         self.workers: set[int] = set()
+        self.slowest_seconds = 0.0
         self._threads = [threading.Thread(target=self._run, daemon=True) for _ in range(clients)]
         for thread in self._threads:
             thread.start()
@@ -118,8 +120,10 @@ class Load:
             number = next(self._numbers)
             self.unanswered.add(number)
         agent = f"User-Agent: agent {number % AGENTS}"
+        began = time.monotonic()
         answer = connection.get(f"/{KINDS[number % len(KINDS)]}/{number}", [agent])
         with self._progress:
+            self.slowest_seconds = max(self.slowest_seconds, time.monotonic() - began)
             self.unanswered.discard(number)
             self.workers.add(int(answer.headers["x-worker"]))
             (self.answered if _is_own(answer, number) else self.crossed).add(number)
