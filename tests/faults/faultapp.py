@@ -12,9 +12,12 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 
+END = b">"
+
+
 def blocks_of(number: str) -> list[bytes]:
     """Return the body that answers this id, and no other."""
-    return [b"<", b"x" * 500, number.encode(), b">"]
+    return [b"<", b"x" * 500, number.encode(), END]
 
 
 def answer(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
