@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import startups
 from checks import check, is_clean, stored, summary
-from load import Load
+from load import Connection, Load
 from servers import Server
 
 REQUESTS = 150
@@ -108,6 +108,32 @@ def test_server_that_ends_in_peace_leaves_no_visit_in_the_spool(
     assert hits == (REQUESTS,)
     assert status == 0
     assert is_clean(server.log)
+
+
+@pytest.mark.parametrize(
+    ("configuration", "threads"),
+    [
+        pytest.param("", 1, id="nothing said"),
+        pytest.param("enable-threads = false", 1, id="disabled"),
+        pytest.param("enable-threads = true", 2, id="enabled"),
+        pytest.param("threads = 2", 3, id="threads"),
+    ],
+)
+def test_uwsgi_gets_an_ingest_thread_only_if_it_runs_threads(
+    configuration: str, threads: int, folder: Path
+) -> None:
+    """An idle process kept the ingest lock: its thread had to wait for the next request."""
+    (folder / "uwsgi.ini").write_text(f"[uwsgi]\n{configuration}\n")
+
+    with startups.uwsgi("--ini", "uwsgi.ini")(folder) as server:
+        with Connection(server.port) as connection:
+            worker = connection.get("/t/1").headers["x-worker"]
+        running = len(list(Path(f"/proc/{worker}/task").iterdir()))
+        reported = summary(server.port)[0]
+
+    assert running == threads
+    assert reported == 1
+    assert ("set enable-threads = true" in server.log) == (threads == 1)
 
 
 @pytest.mark.parametrize("start", [*UWSGI, *MOD_WSGI])
