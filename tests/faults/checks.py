@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from load import Connection, Load
+from locks import ingesting
 from servers import TOKEN, Server
 from werkzeug.test import Client
 
@@ -59,19 +60,6 @@ def summary(port: int) -> tuple[int, int]:
     assert answer.status == 200, answer.body
     assert "wsgi-tracker-queued" not in answer.headers
     return json.loads(answer.body)["total_hits"], int(answer.headers["x-worker"])
-
-
-def ingesting(folder: Path) -> int | None:
-    """Return the process that holds the ingest lock at this moment, if one does."""
-    lock = folder / "visits.db-spool" / "ingest.lock"
-    if not lock.exists():
-        return None
-    inode = lock.stat().st_ino
-    for line in Path("/proc/locks").read_text().splitlines():
-        fields = line.split()
-        if fields[1] == "POSIX" and fields[5].endswith(f":{inode}"):
-            return int(fields[4])
-    return None
 
 
 def kill_who_ingests(server: Server, folder: Path) -> bool:

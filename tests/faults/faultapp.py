@@ -36,10 +36,10 @@ def stream(blocks: list[bytes]) -> Iterator[bytes]:
     yield from blocks
 
 
-def tracked() -> WSGIApplication:
-    """Track ``answer``, and say in every answer, a report too, which process it is from."""
+def tracked(wrapped: WSGIApplication = answer) -> WSGIApplication:
+    """Track ``wrapped``, and say in every answer, a report too, which process it is from."""
     # Small segments: several fill up, and are deleted, while workers are killed.
-    tracker = Tracker(answer, os.environ["FAULTS_DATABASE"], max_spool_bytes=1 << 20)
+    tracker = Tracker(wrapped, os.environ["FAULTS_DATABASE"], max_spool_bytes=1 << 20)
 
     def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         def named(status: str, headers: list[tuple[str, str]], *exc_info: Any) -> Any:

@@ -16,7 +16,6 @@ import pytest
 from checks import (
     PATIENCE_SECONDS,
     check,
-    ingesting,
     is_clean,
     kill_who_ingests,
     needs_proc,
@@ -24,6 +23,7 @@ from checks import (
     summary,
 )
 from load import Connection, Load
+from locks import ingesting
 from servers import Server, get, gunicorn, report
 
 WORKERS = 4
