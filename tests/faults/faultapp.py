@@ -21,8 +21,13 @@ def blocks_of(number: str) -> list[bytes]:
 
 
 def answer(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-    """Answer ``/<kind>/<id>``: t (buffered), c (streamed with a length) or s (without one)."""
+    """Answer ``/<kind>/<id>``: t (buffered), c (streamed with a length) or s (without one).
+
+    Or never: b (blocks).
+    """
     _, kind, number = environ["PATH_INFO"].split("/")
+    if kind == "b":
+        os.read(os.pipe()[0], 1)  # the other end stays open; gevent does not replace os.read
     blocks = blocks_of(number)
     headers = [("Content-Type", "text/plain"), ("X-Id", number)]
     if kind != "s":
