@@ -33,9 +33,10 @@ import common
 FAULTS = Path(__file__).parent.parent / "tests" / "faults"
 sys.path[:0] = [str(FAULTS), str(FAULTS.parent)]
 
+from checks import stored  # noqa: E402
 from load import Load  # noqa: E402
-from servers import Gunicorn, report  # noqa: E402
-from test_gunicorn import WORKER_CLASSES, kill_a_worker, kill_who_ingests, stored  # noqa: E402
+from servers import Server, gunicorn, report  # noqa: E402
+from test_gunicorn import WORKER_CLASSES, kill_a_worker, kill_who_ingests  # noqa: E402
 
 WORKERS = 4
 CLIENTS = 6
@@ -62,7 +63,7 @@ def kill_one(arguments: Sequence[str], wanted: int, chance: random.Random) -> di
     """Kill one server again and again, and count what became of its visits."""
     with tempfile.TemporaryDirectory(prefix="wsgi-tracker-") as name:
         folder, groups = Path(name), 0
-        server = gunicorn("faultapp:tracked()", folder, WORKERS, arguments)
+        server = serving("faultapp:tracked()", folder, WORKERS, arguments)
         server.start()
         try:
             with Load(lambda: server.port, CLIENTS) as load:
@@ -90,7 +91,7 @@ def kill_one(arguments: Sequence[str], wanted: int, chance: random.Random) -> di
         }
 
 
-def kill(server: Gunicorn, folder: Path, load: Load, chance: random.Random) -> None:
+def kill(server: Server, folder: Path, load: Load, chance: random.Random) -> None:
     """Kill a worker, or who ingests."""
     if chance.random() < 0.5:
         while not kill_a_worker(server, chance):
@@ -100,9 +101,9 @@ def kill(server: Gunicorn, folder: Path, load: Load, chance: random.Random) -> N
             load.wait_for(1)
 
 
-def gunicorn(application: str, folder: Path, workers: int, options: Sequence[str]) -> Gunicorn:
+def serving(application: str, folder: Path, workers: int, options: Sequence[str]) -> Server:
     """Return a server of the fault tests' own."""
-    return Gunicorn(
+    return gunicorn(
         application,
         folder=folder,
         options=["--workers", str(workers), "--graceful-timeout", "3", *options],
@@ -118,7 +119,7 @@ def soak(options: argparse.Namespace) -> int:
         sys.exit("the soak needs wrk")
     with tempfile.TemporaryDirectory(prefix="wsgi-tracker-") as name:
         folder = Path(name)
-        server = gunicorn("faultapp:tracked()", folder, 2, ["--worker-class", "gthread"])
+        server = serving("faultapp:tracked()", folder, 2, ["--worker-class", "gthread"])
         with server:
             load = subprocess.Popen(
                 [wrk, "-c", "8", "-t", "1", "-d", "86400s", f"http://127.0.0.1:{server.port}/t/1"],
@@ -139,7 +140,7 @@ def soak(options: argparse.Namespace) -> int:
     return 0
 
 
-def watch(server: Gunicorn, folder: Path, wanted: int) -> Iterator[dict[str, float]]:
+def watch(server: Server, folder: Path, wanted: int) -> Iterator[dict[str, float]]:
     """Yield what the server holds, every few seconds, until it has recorded so many visits."""
     began, pause = time.monotonic(), threading.Event()
     hits = 0

@@ -18,6 +18,7 @@ from .endpoints import EndpointFinder, endpoint_finder
 from .errors import ConfigurationError, StorageError, logger
 from .ingest import Ingester
 from .observation import Observation, Recorder
+from .process import threads_run
 from .secret import Secret
 from .segments import make_folder
 from .spool import Spool
@@ -73,6 +74,7 @@ class Tracker:
         self._app = app
         self._prefix = _checked_prefix(prefix)
         self._ingest = ingest
+        self._has_ingest_thread = ingest and _threads_run()
         find_endpoint, folds_not_found = endpoint_finder(endpoint)
         auth = Auth(token, require_token)
 
@@ -137,7 +139,7 @@ class Tracker:
 
     def _recording_began(self) -> None:
         """Start what this process needs besides the segment that it has just opened."""
-        if self._ingest:
+        if self._has_ingest_thread:
             self._ingester.start()
         atexit.unregister(self.close)
         atexit.register(self.close)
@@ -179,6 +181,16 @@ def wrap(name: str, database: str | Path = "visits.db", **options: Any) -> Track
         except AttributeError as error:
             raise ConfigurationError(f"{module_name} has no {attribute!r}: {error}") from error
     return Tracker(target() if attribute.endswith("()") else target, database, **options)
+
+
+def _threads_run() -> bool:
+    if threads_run():
+        return True
+    logger.warning(
+        "uWSGI runs no threads: visits wait in the spool for a report, or for a worker's end; "
+        "set enable-threads = true"
+    )
+    return False
 
 
 def _prepare(folder: Path, visitors: Visitors) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from load import Load
-from servers import Gunicorn
+from servers import Server
 from test_outages import files_of, paused, recorded, server, wait_until
 
 COPIES = 4
@@ -30,7 +30,7 @@ def copy_spool(source: Path, target: Path) -> None:
             shutil.copy2(path, target / SPOOL)
 
 
-def back_up(gunicorn: Gunicorn, load: Load, source: Path, target: Path) -> None:
+def back_up(running: Server, load: Load, source: Path, target: Path) -> None:
     """Copy the spool first, then the database: what leaves the one is in the other by then."""
     before = segments(source)
     copy_spool(source, target)
@@ -42,9 +42,9 @@ def back_up(gunicorn: Gunicorn, load: Load, source: Path, target: Path) -> None:
         live.backup(copy)
 
 
-def cut_power(gunicorn: Gunicorn, load: Load, source: Path, target: Path) -> None:
+def cut_power(running: Server, load: Load, source: Path, target: Path) -> None:
     """Copy all as it is at one moment, transactions under way included."""
-    with paused(gunicorn):
+    with paused(running):
         copy_spool(source, target)
         for path in files_of(source / "visits.db"):
             if not path.name.endswith("-shm"):  # memory
@@ -55,20 +55,20 @@ def cut_power(gunicorn: Gunicorn, load: Load, source: Path, target: Path) -> Non
     "copy", [pytest.param(back_up, id="backup"), pytest.param(cut_power, id="power cut")]
 )
 def test_copy_holds_what_was_answered_before_it_once(
-    copy: Callable[[Gunicorn, Load, Path, Path], None], tmp_path: Path
+    copy: Callable[[Server, Load, Path, Path], None], tmp_path: Path
 ) -> None:
     chance, copies = random.Random(), []
     live = tmp_path / "live"
     live.mkdir()
     # Small segments: they fill up, and are deleted, while they are copied.
     with (
-        server(live / "visits.db", spool_bytes=1 << 19) as gunicorn,
-        Load(lambda: gunicorn.port, clients=6) as load,
+        server(live / "visits.db", spool_bytes=1 << 21) as running,
+        Load(lambda: running.port, clients=6) as load,
     ):
         for number in range(COPIES):
             load.wait_for(chance.randrange(40, 300))
             before = set(load.answered)
-            copy(gunicorn, load, live, tmp_path / str(number))
+            copy(running, load, live, tmp_path / str(number))
             copies.append((tmp_path / str(number), before))
         load.stop()
 
@@ -85,11 +85,11 @@ def test_segments_of_a_backup_count_nothing_twice(tmp_path: Path) -> None:
     live, backup = tmp_path / "live", tmp_path / "backup"
     live.mkdir()
     with (
-        server(live / "visits.db", spool_bytes=1 << 19) as gunicorn,
-        Load(lambda: gunicorn.port, clients=6) as load,
+        server(live / "visits.db", spool_bytes=1 << 21) as running,
+        Load(lambda: running.port, clients=6) as load,
     ):
         load.wait_for(300)
-        back_up(gunicorn, load, live, backup)
+        back_up(running, load, live, backup)
         load.wait_for(300)
         load.stop()
     shutil.copytree(backup, tmp_path / "again")

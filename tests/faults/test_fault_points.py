@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from checks import check, is_clean
 from faultpoints import POINTS
 from load import Load
-from servers import Gunicorn, report
-from test_gunicorn import check, is_clean
+from servers import gunicorn, report
 
 DEATHS = 6
 
@@ -18,7 +18,7 @@ def test_death_at_any_point_loses_nothing_and_counts_nothing_twice(
     point: str, tmp_path: Path
 ) -> None:
     deaths = tmp_path / "deaths"
-    server = Gunicorn(
+    server = gunicorn(
         "faultpoints:tracked()",
         folder=tmp_path,
         options=["--workers", "2", "--worker-class", "gthread", "--threads", "2"],

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from disks import full, immutable, small_disk
 from load import Connection, Load
-from servers import TOKEN, Gunicorn
+from servers import TOKEN, Server, gunicorn
 from werkzeug.test import Client
 
 from wsgi_tracker import Tracker, open_storage
@@ -29,9 +29,9 @@ Begin = Callable[[Path], AbstractContextManager[None]]
 
 
 @contextmanager
-def server(database: Path, spool_bytes: int = 64 << 20) -> Iterator[Gunicorn]:
+def server(database: Path, spool_bytes: int = 64 << 20) -> Iterator[Server]:
     """Serve the application that is tracked in ``database``."""
-    with Gunicorn(
+    with gunicorn(
         "faultapp:tracked()",
         folder=database.parent,
         options=["--workers", str(WORKERS), "--worker-class", "gthread", "--threads", "4"],
@@ -41,8 +41,8 @@ def server(database: Path, spool_bytes: int = 64 << 20) -> Iterator[Gunicorn]:
             "FAULTS_SPOOL_BYTES": str(spool_bytes),
             "PYTHONDEVMODE": "",
         },
-    ) as gunicorn:
-        yield gunicorn
+    ) as running:
+        yield running
 
 
 def ask(port: int) -> tuple[int, str]:
@@ -73,18 +73,18 @@ def recorded(database: Path) -> tuple[Counter[int], dict[str, int]]:
     return Counter(int(path.rpartition("/")[2]) for (path,) in paths), counts
 
 
-def check_answers(load: Load, gunicorn: Gunicorn) -> None:
+def check_answers(load: Load, running: Server) -> None:
     """Clients have noticed nothing, and no process has died."""
     assert load.crossed == set()
     assert load.unanswered == set()
     assert load.slowest_seconds < SLOW_SECONDS
     assert len(load.workers) <= WORKERS
-    assert not re.search("Traceback|SIG(?!TERM)|exited", gunicorn.log), gunicorn.log
+    assert not re.search("Traceback|SIG(?!TERM)|exited", running.log), running.log
 
 
-def messages(gunicorn: Gunicorn) -> tuple[list[str], list[str]]:
+def messages(running: Server) -> tuple[list[str], list[str]]:
     """Return what was logged of outages: their beginnings, and their ends."""
-    lines = [line for line in gunicorn.log.splitlines() if line.startswith(WAITS)]
+    lines = [line for line in running.log.splitlines() if line.startswith(WAITS)]
     ends = [line for line in lines if line.endswith("works again")]
     return [line for line in lines if line not in ends], ends
 
@@ -149,20 +149,20 @@ def test_visits_wait_for_the_end_of_an_outage(
 ) -> None:
     folder = request.getfixturevalue("disk") if begin is disk_full else tmp_path
     database = folder / "visits.db"
-    with server(database) as gunicorn, Load(lambda: gunicorn.port, clients=6) as load:
+    with server(database) as running, Load(lambda: running.port, clients=6) as load:
         load.wait_for_workers(WORKERS)
         load.wait_for(100)
         with begin(database):
-            wait_until(load, lambda: messages(gunicorn)[0], "the outage is not logged")
+            wait_until(load, lambda: messages(running)[0], "the outage is not logged")
             load.wait_for(200)
-            status, _ = ask(gunicorn.port)
-        wait_until(load, lambda: ask(gunicorn.port)[0] == 200, "it does not resume")
+            status, _ = ask(running.port)
+        wait_until(load, lambda: ask(running.port)[0] == 200, "it does not resume")
         load.wait_for(50)
         load.stop()
-        reported = ask(gunicorn.port)
+        reported = ask(running.port)
 
-    begun, over = messages(gunicorn)
-    check_answers(load, gunicorn)
+    begun, over = messages(running)
+    check_answers(load, running)
     assert status == 503
     assert f'"total_hits": {load.count},' in reported[1]
     assert recorded(database) == (Counter(load.answered), {"recorded": load.count})
@@ -193,13 +193,13 @@ def replace(database: Path) -> None:
 
 
 @contextmanager
-def paused(gunicorn: Gunicorn) -> Iterator[None]:
+def paused(running: Server) -> Iterator[None]:
     """Stop every process: SQLite has no word for files that change while it works."""
-    os.killpg(gunicorn.process.pid, signal.SIGSTOP)
+    os.killpg(running.process.pid, signal.SIGSTOP)
     try:
         yield
     finally:
-        os.killpg(gunicorn.process.pid, signal.SIGCONT)
+        os.killpg(running.process.pid, signal.SIGCONT)
 
 
 @pytest.mark.parametrize(
@@ -214,25 +214,25 @@ def test_new_database_takes_what_the_spool_still_holds(
     lose: Callable[[Path], None], tmp_path: Path
 ) -> None:
     database = tmp_path / "visits.db"
-    with server(database) as gunicorn, Load(lambda: gunicorn.port, clients=6) as load:
+    with server(database) as running, Load(lambda: running.port, clients=6) as load:
         load.wait_for_workers(WORKERS)
         load.wait_for(100)
-        assert ask(gunicorn.port)[0] == 200  # so one of them has it open: its inode is not reused
-        with paused(gunicorn):
+        assert ask(running.port)[0] == 200  # so one of them has it open: its inode is not reused
+        with paused(running):
             before = set(load.answered)
             lose(database)
-        wait_until(load, lambda: "deleted or replaced" in gunicorn.log, "it is not logged")
+        wait_until(load, lambda: "deleted or replaced" in running.log, "it is not logged")
         load.wait_for(100)
         load.stop()
-        status = ask(gunicorn.port)[0]
+        status = ask(running.port)[0]
 
-    check_answers(load, gunicorn)
+    check_answers(load, running)
     counted, counts = recorded(database)
     assert status == 200
     assert set(counted.values()) == {1}
     assert load.answered - before <= counted.keys() <= load.answered
     assert counts == {"recorded": len(counted)}
-    assert 1 <= gunicorn.log.count("was deleted or replaced: visits go to") <= WORKERS
+    assert 1 <= running.log.count("was deleted or replaced: visits go to") <= WORKERS
 
 
 def cut_in_half(database: Path) -> None:
@@ -255,7 +255,7 @@ def test_visits_wait_while_the_database_is_damaged(
     damage: Callable[[Path], None], tmp_path: Path
 ) -> None:
     database = tmp_path / "visits.db"
-    with server(database) as gunicorn, Load(lambda: gunicorn.port, clients=6) as load:
+    with server(database) as running, Load(lambda: running.port, clients=6) as load:
         load.wait_for_workers(WORKERS)
         load.wait_for(300)
         with locked(database):  # the file holds all, as that of a larger database would
@@ -263,25 +263,25 @@ def test_visits_wait_while_the_database_is_damaged(
         with closing(sqlite3.connect(database, timeout=30)) as other:
             other.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         damage(database)
-        wait_until(load, lambda: messages(gunicorn)[0], "the damage is not logged")
+        wait_until(load, lambda: messages(running)[0], "the damage is not logged")
         before = set(load.answered)
         load.wait_for(100)
-        status = ask(gunicorn.port)[0]
-        with paused(gunicorn):
+        status = ask(running.port)[0]
+        with paused(running):
             for path in files_of(database):
                 shutil.move(path, tmp_path / f"broken-{path.name}")
-        wait_until(load, lambda: messages(gunicorn)[1], "it does not resume")
+        wait_until(load, lambda: messages(running)[1], "it does not resume")
         load.wait_for(50)
         load.stop()
 
-    check_answers(load, gunicorn)
+    check_answers(load, running)
     counted, counts = recorded(database)
     assert status == 503
     assert set(counted.values()) == {1}
     assert load.answered - before <= counted.keys() <= load.answered
     assert counts == {"recorded": len(counted)}
-    assert 1 <= len(messages(gunicorn)[0]) <= WORKERS
-    assert all("is damaged: move it" in line for line in messages(gunicorn)[0])
+    assert 1 <= len(messages(running)[0]) <= WORKERS
+    assert all("is damaged: move it" in line for line in messages(running)[0])
 
 
 # --- the spool's disk ----------------------------------------------------------------------------
@@ -291,21 +291,21 @@ def test_full_spool_drops_and_counts_exactly(tmp_path: Path) -> None:
     database = tmp_path / "visits.db"
     with (
         small_disk(tmp_path / "visits.db-spool", 2) as spool,
-        server(database) as gunicorn,
-        Load(lambda: gunicorn.port, clients=6) as load,
+        server(database) as running,
+        Load(lambda: running.port, clients=6) as load,
     ):
         load.wait_for(100)
         with full(spool):
-            wait_until(load, lambda: "visits are dropped" in gunicorn.log, "it is not logged")
+            wait_until(load, lambda: "visits are dropped" in running.log, "it is not logged")
             load.wait_for(100)
-        wait_until(load, lambda: "cannot be written: works again" in gunicorn.log, "no end")
+        wait_until(load, lambda: "cannot be written: works again" in running.log, "no end")
         load.wait_for(100)
         load.stop()
-        status = ask(gunicorn.port)[0]
-        gunicorn.stop()
+        status = ask(running.port)[0]
+        running.stop()
         counted, counts = recorded(database)
 
-    check_answers(load, gunicorn)
+    check_answers(load, running)
     assert status == 200
     assert set(counted.values()) == {1}
     assert counted.keys() <= load.answered
@@ -313,19 +313,19 @@ def test_full_spool_drops_and_counts_exactly(tmp_path: Path) -> None:
     # Rejected: what a write that filled the last page left of a line.
     assert sum(counts.values()) == load.count
     assert counts["dropped"] >= 100 - counts.get("rejected", 0)
-    assert 1 <= gunicorn.log.count("visits are dropped") / 2 <= WORKERS  # begun, and over
-    assert "No space left on device; make room" in gunicorn.log
+    assert 1 <= running.log.count("visits are dropped") / 2 <= WORKERS  # begun, and over
+    assert "No space left on device; make room" in running.log
 
 
 def test_deleted_spool_costs_no_visit(tmp_path: Path) -> None:
     database = tmp_path / "visits.db"
-    with server(database) as gunicorn, Load(lambda: gunicorn.port, clients=6) as load:
+    with server(database) as running, Load(lambda: running.port, clients=6) as load:
         load.wait_for_workers(WORKERS)
         load.wait_for(100)
         shutil.rmtree(tmp_path / "visits.db-spool")
-        wait_until(load, lambda: gunicorn.log.count("was deleted or cut") == WORKERS, "no log")
+        wait_until(load, lambda: running.log.count("was deleted or cut") == WORKERS, "no log")
         load.wait_for(100)
         load.stop()
 
-    check_answers(load, gunicorn)
+    check_answers(load, running)
     assert recorded(database) == (Counter(load.answered), {"recorded": load.count})
