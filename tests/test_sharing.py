@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 import webtest
-from conftest import hello
 
 from wsgi_tracker import Tracker
 
@@ -168,20 +167,22 @@ def test_clock_that_jumps_loses_no_visit(tracked: Callable[..., Tracker], clock:
     assert buckets == sorted(set(buckets), reverse=True)
 
 
-def test_clock_that_is_set_back_keeps_nobody_from_ingesting(tmp_path: Path, clock: Clock) -> None:
+def test_clock_that_is_set_back_keeps_nobody_from_ingesting(
+    tracked: Callable[..., Tracker], clock: Clock
+) -> None:
     """The rest that the ingester asked for ends in a future that is far away now."""
-    with Tracker(hello, tmp_path / "visits.db", require_token=False, ingest=False) as tracker:
-        client = client_of(tracker, clock)
-        client.get("/")
-        hits(client)
-        tracker._ingester._host_lock.rest(1.0)
-        resting = tracker._ingester._host_lock.rest_seconds(1.0)
-        clock.now -= DAY
-        client.get("/")
+    tracker = tracked()
+    client, lock = client_of(tracker, clock), tracker._ingester._host_lock
+    client.get("/")
+    hits(client)
+    lock.rest(1.0)
+    resting = lock.rest_seconds(1.0)
+    clock.now -= DAY
+    client.get("/")
 
-        assert resting == pytest.approx(1.0, abs=0.01)
-        assert tracker._ingester._host_lock.rest_seconds(1.0) == 0.0
-        assert hits(client) == 2
+    assert resting == pytest.approx(1.0, abs=0.01)
+    assert lock.rest_seconds(1.0) == 0.0
+    assert hits(client) == 2
 
 
 def test_visit_of_the_future_that_waits_is_no_sign_of_trouble(
