@@ -380,6 +380,18 @@ def test_drops_are_remembered_until_they_can_be_written(
     assert ingest_after(spool, folder) == {"recorded": 1, "dropped": 5}
 
 
+def test_drops_of_a_process_that_recorded_nothing_are_counted(
+    folder: Path, make: Callable[..., Spool]
+) -> None:
+    spool = make()
+    spool.drop(3)
+    spool.close()
+    spool.close()
+
+    assert ingest(folder) == {"dropped": 3}
+    assert segments(folder) == set()
+
+
 def test_error_that_names_another_file_each_time_is_logged_once(
     folder: Path,
     make: Callable[..., Spool],

@@ -14,6 +14,7 @@ import fcntl
 import os
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -252,6 +253,9 @@ class Spool:
 
     def close(self) -> None:
         """Leave the segment to the ingester; a later ``append`` opens another."""
+        with self._lock, suppress(OSError):
+            if self._dropped and self._fd < 0:  # nothing but drops: they count, too
+                self._adopt(self._new_segment())
         self.write_counts()
         with self._locked():
             fd, self._fd, self._room, self._rest = self._fd, -1, -1, 0

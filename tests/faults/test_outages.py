@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from disks import full, immutable, small_disk
+from faultapp import answer
 from load import Connection, Load
 from servers import TOKEN, Server, gunicorn
 from werkzeug.test import Client
@@ -169,6 +170,80 @@ def test_visits_wait_for_the_end_of_an_outage(
     assert all(re.search(says, line) for line in begun)
     # Each process says it once.
     assert 1 <= len(over) <= len(begun) <= WORKERS
+
+
+@pytest.mark.parametrize(
+    "begin",
+    [
+        pytest.param(locked, id="locked"),
+        pytest.param(disk_full, id="full"),
+        pytest.param(newer_schema, id="newer schema"),
+    ],
+)
+def test_workers_that_start_during_an_outage_serve(
+    begin: Begin, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    folder = request.getfixturevalue("disk") if begin is disk_full else tmp_path
+    database = folder / "visits.db"
+    with server(database) as gunicorn, Load(lambda: gunicorn.port, clients=4) as load:
+        load.wait_for_workers(WORKERS)
+        load.wait_for(50)
+        with begin(database):
+            gunicorn.process.send_signal(signal.SIGHUP)
+            load.wait_for_workers(WORKERS)
+            load.wait_for(100)
+        wait_until(load, lambda: ask(gunicorn.port)[0] == 200, "it does not resume")
+        load.wait_for(50)
+        load.stop()
+
+    counted, counts = recorded(database)
+    assert not re.search("Traceback|SIG(?!TERM|: hup)", gunicorn.log), gunicorn.log
+    assert set(counted.values()) == {1}
+    assert counted.keys() <= load.answered
+    assert counts["recorded"] == len(counted)
+    # Dropped: before the secret of user_hash could be read.
+    assert sum(counts.values()) == load.count
+
+
+def damaged(database: Path) -> AbstractContextManager[None]:
+    return swapped(database, overwrite)
+
+
+@contextmanager
+def swapped(database: Path, damage: Callable[[Path], None]) -> Iterator[None]:
+    good = database.read_bytes()
+    damage(database)
+    yield
+    database.write_bytes(good)
+
+
+@pytest.mark.parametrize(
+    ("begin", "says"),
+    [
+        pytest.param(disk_full, "disk of .* is full|see the system's log", id="full"),
+        pytest.param(damaged, "is damaged: move it", id="damaged"),
+    ],
+)
+def test_application_starts_whatever_befell_its_database(
+    begin: Begin, says: str, disk: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It was told to choose another path, and did not start."""
+
+    def start() -> Tracker:
+        return Tracker(answer, disk / "visits.db", require_token=False, ingest=False)
+
+    with start() as tracker:
+        assert Client(tracker).get("/t/1").status_code == 200
+        assert Client(tracker).get("/api/tracking/summary").status_code == 200
+    with begin(disk / "visits.db"), start() as tracker:
+        assert Client(tracker).get("/t/2").status_code == 200
+        assert Client(tracker).get("/api/tracking/summary").status_code == 503
+    counted, counts = recorded(disk / "visits.db")
+
+    assert counted[1] == 1
+    # Dropped: while the secret of user_hash could not be read.
+    assert sum(counts.values()) == 2
+    assert re.search(says, caplog.messages[0])
 
 
 # --- the file itself is lost ---------------------------------------------------------------------

@@ -24,16 +24,33 @@ _ADVICE = {
     "already exists": "{database} belongs to another program: move it away, or name another path",
     "disk I/O": "the disk of {database} fails, is full or is gone: see the system's log",
 }
+_ADVICE["Permission denied"] = _ADVICE["unable to open"]
+_ADVICE["Read-only"] = _ADVICE["readonly"]
+_ADVICE["No space left"] = _ADVICE["full"]
 _ADVICE["not a database"] = _ADVICE["malformed"]
 _ADVICE["no such table"] = _ADVICE["already exists"]
+
+
+# What befalls a database that was in order; anything else at start is a mistake in its name.
+_PASSING = ("locked", "busy", "full", "No space left", "disk I/O", "malformed")
+
+
+def is_passing(error: Exception) -> bool:
+    """Return whether the right database is named, and an application may start meanwhile."""
+    return any(sign in _words(error) for sign in _PASSING)
 
 
 def explain(error: Exception, database: Path) -> str:
     """Return what ``error`` says and, where that is known, what helps."""
     for sign, advice in _ADVICE.items():
-        if sign in str(error):
+        if sign in _words(error):
             return f"{error}; {advice.format(database=database)}"
     return str(error)
+
+
+def _words(error: Exception) -> str:
+    """Return what the error says, without a file's name, which may hold any word."""
+    return (isinstance(error, OSError) and error.strerror) or str(error)
 
 
 @contextmanager

@@ -12,13 +12,12 @@ from ..period import DAY, HOUR, Granularity, bucket_start
 from ..reports import EndpointStats, Summary, TrendBucket
 from ..visit import FIELDS, Visit
 from . import KeepRejected, ReadBatch
-from .faults import explain, storage_errors
+from .faults import explain, is_passing, storage_errors
 from .intake import CREATE_BATCH, read_positions, store_batch
 from .pool import ConnectionPool, PooledConnection, inode
 from .schema import (
     SCHEMA_VERSION,
     create_schema,
-    is_busy,
     make_file,
     schema_version,
     transaction,
@@ -77,7 +76,7 @@ class SQLiteStorage:
         except StorageError as error:  # of a newer schema: an upgrade may be under way
             logger.error("visits wait in the spool: %s", error)
         except (sqlite3.DatabaseError, OSError) as error:
-            if is_busy(error):
+            if is_passing(error):
                 logger.warning("visits wait in the spool: %s", explain(error, self.database))
                 return
             raise ConfigurationError(
