@@ -5,6 +5,7 @@ Nothing here, or below, knows of HTTP.
 
 from __future__ import annotations
 
+import secrets
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from ..reports import EndpointStats, Summary, TrendBucket
 from ..visit import Visit
 
 FINISHED = -1
+SECRET_BYTES = 32
 Positions: TypeAlias = Mapping[str, int]
 
 
@@ -75,18 +77,32 @@ class Storage(Protocol):
         """Close what is open; may be called twice, and used again afterwards."""
 
 
-def open_storage(database: str | Path, *, max_endpoints: int = 10_000) -> Storage:
+def random_secret() -> bytes:
+    """Return a new key for every ``user_hash``."""
+    return secrets.token_bytes(SECRET_BYTES)
+
+
+def open_storage(
+    database: str | Path,
+    *,
+    max_endpoints: int = 10_000,
+    make_secret: Callable[[], bytes] = random_secret,
+) -> Storage:
     """Open, or create, the storage that ``database`` names: a path or ``sqlite:///path``.
 
-    Raises :exc:`ConfigurationError` where that cannot work.
+    ``make_secret`` returns the key of every ``user_hash`` when a database is created. Raises :exc:`ConfigurationError` where that cannot work.
     """
     from .sqlite import SQLiteStorage
 
-    return SQLiteStorage(database_path(database), max_endpoints=max_endpoints)
+    return SQLiteStorage(
+        database_path(database), max_endpoints=max_endpoints, make_secret=make_secret
+    )
 
 
 def database_path(database: str | Path) -> Path:
     """Return the absolute path of a SQLite database, links resolved."""
+    if not isinstance(database, (str, Path)):
+        raise ConfigurationError(f"database is a path or sqlite:///path, given {database!r}")
     name = str(database)
     scheme, separator, rest = name.partition("://")
     if separator:

@@ -6,7 +6,7 @@ import os
 import secrets
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from importlib.resources import files
 from pathlib import Path
@@ -24,7 +24,10 @@ def make_file(database: Path) -> None:
     if database.exists():
         return
     temporary = database.with_name(f".{database.name}-{secrets.token_hex(8)}")
-    os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+    try:
+        os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+    except OSError as error:  # it is the folder that is missing, or closed to us
+        raise OSError(error.errno, error.strerror, str(database.parent)) from error
     try:
         with suppress(FileExistsError):
             os.link(temporary, database)
@@ -32,7 +35,7 @@ def make_file(database: Path) -> None:
         os.unlink(temporary)
 
 
-def create_schema(connection: sqlite3.Connection) -> None:
+def create_schema(connection: sqlite3.Connection, make_secret: Callable[[], bytes]) -> None:
     """Make tables and secret; several processes may try at once."""
     deadline = time.monotonic() + PATIENCE_SECONDS
     while True:
@@ -52,7 +55,7 @@ def create_schema(connection: sqlite3.Connection) -> None:
         for statement in _statements(files(__package__).joinpath("schema.sql").read_text()):
             connection.execute(statement)
         connection.execute(
-            "INSERT INTO settings (name, value) VALUES ('secret', ?)", (secrets.token_bytes(32),)
+            "INSERT INTO settings (name, value) VALUES ('secret', ?)", (make_secret(),)
         )
         connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 

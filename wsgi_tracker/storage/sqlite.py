@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -47,7 +47,8 @@ SELECT min(timestamp), count(*), count(DISTINCT user_id), count(DISTINCT endpoin
 FROM visits JOIN endpoints ON endpoints.id = endpoint_id WHERE timestamp >= ?
 GROUP BY {bucket} ORDER BY 1 DESC"""
 VISITS = f"""
-SELECT timestamp_us, {", ".join(FIELDS[1:])} FROM user_visits
+SELECT timestamp_us, {", ".join(FIELDS[1:]).replace("path", "nullif(path, endpoint)")}
+FROM user_visits
 WHERE id IN (SELECT id FROM visits ORDER BY timestamp DESC, id DESC LIMIT ?)
 ORDER BY timestamp_us DESC, id DESC"""
 
@@ -55,7 +56,9 @@ ORDER BY timestamp_us DESC, id DESC"""
 class SQLiteStorage:
     """A :class:`~wsgi_tracker.storage.Storage` in the file ``database``."""
 
-    def __init__(self, database: Path, *, max_endpoints: int = 10_000) -> None:
+    def __init__(
+        self, database: Path, *, max_endpoints: int, make_secret: Callable[[], bytes]
+    ) -> None:
         if sqlite3.sqlite_version_info < OLDEST_SQLITE:
             raise ConfigurationError(
                 f"SQLite {'.'.join(map(str, OLDEST_SQLITE))} or newer is needed, this Python has "
@@ -63,6 +66,7 @@ class SQLiteStorage:
             )
         self.database = database
         self._max_endpoints = max_endpoints
+        self._make_secret = make_secret
         self._pool = ConnectionPool(database, self._connect)
         self._inode: tuple[int, int] | None = None
         self._try()
@@ -188,7 +192,7 @@ class SQLiteStorage:
                 f"install the newer release again"
             )
         if not version:
-            create_schema(connection)
+            create_schema(connection, self._make_secret)
         if not writing:
             connection.execute("PRAGMA query_only = ON")
             return
