@@ -136,6 +136,8 @@ class Load:
             self.unanswered.add(number)
         agent = f"User-Agent: agent {number % AGENTS}"
         answer = connection.get(f"/{KINDS[number % len(KINDS)]}/{number}", [agent])
+        if "x-worker" not in answer.headers:
+            return False  # the server's own: it ended the application's
         with self._progress:
             self.unanswered.discard(number)
             self.workers.add(int(answer.headers["x-worker"]))
