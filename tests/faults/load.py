@@ -139,6 +139,8 @@ class Load:
         agent = f"User-Agent: agent {number % AGENTS}"
         began = time.monotonic()
         answer = connection.get(f"/{KINDS[number % len(KINDS)]}/{number}", [agent])
+        if "x-worker" not in answer.headers:
+            return False  # the server's own: it ended the application's
         with self._progress:
             self.slowest_seconds = max(self.slowest_seconds, time.monotonic() - began)
             self.unanswered.discard(number)
