@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from load import Load
 from servers import Gunicorn
-from test_outages import files_of, paused, recorded, server, wait_until
+from watched import files_of, paused, recorded, server, wait_until
 
 COPIES = 4
 SPOOL = "visits.db-spool"
