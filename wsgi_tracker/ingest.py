@@ -160,7 +160,10 @@ class Ingester:
                 return False
             reading = BatchReader(work, self._batch_bytes)
             self._storage.ingest(
-                reading.read, self._keep_rejected, durable=self._durable or bool(orphaned)
+                [segment.id for segment in work],
+                reading.read,
+                self._keep_rejected,
+                durable=self._durable or bool(orphaned),
             )
             for segment in reading.finished:
                 segment.unlink()
@@ -224,7 +227,7 @@ class Ingester:
         pause = 0.001
         while wanted:
             self.run_once()
-            stored = self._storage.positions()
+            stored = self._storage.positions(list(wanted))
             wanted = {id: line for id, line in wanted.items() if _behind(stored, id, line.end)}
             if not wanted:
                 break

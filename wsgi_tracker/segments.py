@@ -47,7 +47,8 @@ class Segment:
     def _read_header(self) -> tuple[str, int]:
         start = os.pread(self._fd, len(header("0" * ID_LENGTH)), 0)
         segment = start[12 : 12 + ID_LENGTH].decode("ascii", "replace")
-        if start == header(segment):
+        # No writer's id holds a NUL, behind which some SQLite lose the rest of a JSON string.
+        if start == header(segment) and segment.isalnum():
             return segment, len(start)
         return "file:" + self.name, 0
 

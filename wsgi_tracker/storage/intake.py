@@ -6,9 +6,10 @@ it back for every row. They stand in a temporary table while strings become numb
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from ..endpoints import OTHER, UNMATCHED
 from ..visit import FIELDS
@@ -99,6 +100,8 @@ SELECT timestamp, status, duration_us, first_byte_us, bytes_sent, error,
     )
 }
 FROM temp.batch"""
+READ_POSITIONS = """
+SELECT id, position, finished_at FROM segments WHERE id IN (SELECT value FROM json_each(?))"""
 
 
 def store_batch(
@@ -151,9 +154,9 @@ def _load(connection: sqlite3.Connection, array: str, lines: int) -> bool:
     return False
 
 
-def read_positions(connection: sqlite3.Connection) -> dict[str, int]:
-    """Return how far each segment is stored."""
-    rows = connection.execute("SELECT id, position, finished_at FROM segments")
+def read_positions(connection: sqlite3.Connection, segments: Sequence[str]) -> dict[str, int]:
+    """Return how far these segments are stored; a month's finished ones stand beside them."""
+    rows = connection.execute(READ_POSITIONS, (json.dumps(segments),))
     return {id: position if finished is None else FINISHED for id, position, finished in rows}
 
 
@@ -169,9 +172,12 @@ def _write_positions(connection: sqlite3.Connection, batch: Batch) -> None:
         "ON CONFLICT (id) DO UPDATE SET finished_at = :now",
         [{"id": segment, "now": now} for segment in batch.finished],
     )
-    connection.execute(
-        "DELETE FROM segments WHERE finished_at < ?", (now - FORGET_SEGMENT_SECONDS,)
-    )
+
+
+def forget_segments(connection: sqlite3.Connection) -> None:
+    """Forget which segments were finished long ago; this reads the whole table."""
+    before = int(time.time()) - FORGET_SEGMENT_SECONDS
+    connection.execute("DELETE FROM segments WHERE finished_at < ?", (before,))
 
 
 def _add_counts(connection: sqlite3.Connection, counts: Mapping[str, int]) -> None:
