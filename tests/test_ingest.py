@@ -153,12 +153,13 @@ def test_every_commit_is_on_the_disk_when_asked_for(
     asked: list[bool] = []
 
     class Storage(BeforeIngest):
-        def ingest(self, *args: Any, durable: bool) -> None:
+        def ingest(self, *args: Any, durable: bool) -> Any:
             asked.append(durable)
-            self._storage.ingest(*args, durable=durable)
+            rejected = self._storage.ingest(*args, durable=durable)
             with self._storage._pool.writer() as connection:
                 ((level,),) = connection.execute("PRAGMA synchronous")
             asked.append(level == 2)
+            return rejected
 
     tracker._ingester._storage = Storage(tracker._storage, lambda: None)
     app = webtest.TestApp(tracker)
@@ -179,9 +180,10 @@ def test_thread_ingests_by_itself_and_stops(tmp_path: Path) -> None:
         def __getattr__(self, name: str) -> Any:
             return getattr(self._storage, name)
 
-        def ingest(self, *args: Any, **options: Any) -> None:
-            self._storage.ingest(*args, **options)
+        def ingest(self, *args: Any, **options: Any) -> Any:
+            rejected = self._storage.ingest(*args, **options)
             stored.set()
+            return rejected
 
     host = Host(tmp_path)
     ingester = Ingester(Storage(host.storage), host.folder)

@@ -113,6 +113,24 @@ def test_commit_that_fails_stores_nothing_and_the_next_stores_all(
     assert host.counts() == {"recorded": 10}
 
 
+def test_commit_that_fails_for_long_keeps_a_rejected_line_once(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host.segment(b"garbage\n" + many(1))
+
+    def fail(*args: Any) -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    monkeypatch.setattr("wsgi_tracker.storage.intake._add_counts", fail)
+    for _ in range(3):
+        assert not host.ingester.wake()
+    monkeypatch.undo()
+    host.ingest()
+
+    assert host.rejected() == b"garbage\n"
+    assert host.counts() == {"recorded": 1, "rejected": 1}
+
+
 @pytest.mark.parametrize(
     ("age_seconds", "active"),
     [pytest.param(59, True, id="fresh"), pytest.param(60, False, id="old")],

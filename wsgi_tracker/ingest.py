@@ -17,7 +17,7 @@ from typing import Any
 from .errors import Outage, StorageError
 from .hostlock import HostLock
 from .process import new_lock, unpatched, watch_forks
-from .segments import REJECTED, BatchReader, Segment, open_segments, segment_sizes
+from .segments import REJECTED, BatchReader, Segment, open_segments, segment_sizes, write_whole
 from .storage import FINISHED, Positions, Storage
 
 BATCH_BYTES = 4 << 20
@@ -64,6 +64,7 @@ class Ingester:
         self._host_lock = HostLock.of(folder)
         self._outage = Outage("visits wait in the spool")
         self._refused = Outage("visits of another user wait in the spool")
+        self._unkept = Outage("lines that are no visits are counted, but not kept")
         self._reset()
         watch_forks(in_child=self._reset)  # the parent's thread is not inherited
 
@@ -159,12 +160,12 @@ class Ingester:
             if not work:
                 return False
             reading = BatchReader(work, self._batch_bytes)
-            self._storage.ingest(
-                [segment.id for segment in work],
-                reading.read,
-                self._keep_rejected,
-                durable=self._durable or bool(orphaned),
+            ids = [segment.id for segment in work]
+            rejected = self._storage.ingest(
+                ids, reading.read, durable=self._durable or bool(orphaned)
             )
+            if rejected:  # only now: a commit that fails is tried again, and finds them again
+                self._keep_rejected(rejected)
             for segment in reading.finished:
                 segment.unlink()
             # Only now, as other threads read it: what is not committed is not stored.
@@ -200,13 +201,17 @@ class Ingester:
         return segment.orphaned or segment.size() != self._hints.get(segment.name)
 
     def _keep_rejected(self, lines: Sequence[bytes]) -> None:
-        path = self._folder / REJECTED
-        fd = os.open(path, REJECTED_FLAGS, 0o600)
         try:
-            if os.fstat(fd).st_size < MAX_REJECTED_BYTES:
-                os.write(fd, b"".join(line + b"\n" for line in lines))
-        finally:
-            os.close(fd)
+            fd = os.open(self._folder / REJECTED, REJECTED_FLAGS, 0o600)
+            try:
+                if os.fstat(fd).st_size < MAX_REJECTED_BYTES:
+                    write_whole(fd, b"".join(line + b"\n" for line in lines))
+            finally:
+                os.close(fd)
+        except OSError as error:  # they are no visits: nothing else waits for them
+            self._unkept.report(str(error))
+        else:
+            self._unkept.over()
 
     def catch_up(self, seconds: float) -> Queue:
         """Ingest, or wait for who does, all that is in the spool now; return what is left.

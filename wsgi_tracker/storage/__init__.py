@@ -35,7 +35,6 @@ class Batch:
 
 
 ReadBatch: TypeAlias = Callable[[Positions], Batch]
-KeepRejected: TypeAlias = Callable[[Sequence[bytes]], None]
 
 
 class Storage(Protocol):
@@ -45,19 +44,12 @@ class Storage(Protocol):
     epoch; it has no end. Safe to share between threads, and usable after a fork.
     """
 
-    def ingest(
-        self,
-        segments: Sequence[str],
-        read: ReadBatch,
-        keep_rejected: KeepRejected,
-        *,
-        durable: bool,
-    ) -> None:
+    def ingest(self, segments: Sequence[str], read: ReadBatch, *, durable: bool) -> list[bytes]:
         """Take in, exactly once, what ``read`` returns for the positions of these segments.
 
-        They are those that :meth:`positions` returns, within the transaction. Lines that are no visits
-        go to ``keep_rejected`` before they are counted. ``durable`` asks that this batch, and
-        all before it, survive a power cut when the call returns.
+        They are those that :meth:`positions` returns, within the transaction. Returns the lines
+        that are no visits; they are counted. ``durable`` asks that this batch, and all before it,
+        survive a power cut when the call returns.
         """
 
     def positions(self, segments: Sequence[str]) -> Positions:

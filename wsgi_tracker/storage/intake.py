@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 
 from ..endpoints import OTHER, UNMATCHED
 from ..visit import FIELDS
-from . import FINISHED, Batch, KeepRejected
+from . import FINISHED, Batch
 from .lines import load_readable
 
 FORGET_SEGMENT_SECONDS = 30 * 86400
@@ -104,19 +104,18 @@ READ_POSITIONS = """
 SELECT id, position, finished_at FROM segments WHERE id IN (SELECT value FROM json_each(?))"""
 
 
-def store_batch(
-    connection: sqlite3.Connection, batch: Batch, keep_rejected: KeepRejected, max_endpoints: int
-) -> None:
-    """Store visits, positions and counts of ``batch``; adds to its counts."""
-    if batch.data:
-        _store_visits(connection, batch, keep_rejected, max_endpoints)
+def store_batch(connection: sqlite3.Connection, batch: Batch, max_endpoints: int) -> list[bytes]:
+    """Store visits, positions and counts of ``batch``; adds to its counts.
+
+    Returns the lines that are no visits.
+    """
+    rejected = _store_visits(connection, batch, max_endpoints) if batch.data else []
     _write_positions(connection, batch)
     _add_counts(connection, batch.counts)
+    return rejected
 
 
-def _store_visits(
-    connection: sqlite3.Connection, batch: Batch, keep_rejected: KeepRejected, max_endpoints: int
-) -> None:
+def _store_visits(connection: sqlite3.Connection, batch: Batch, max_endpoints: int) -> list[bytes]:
     connection.execute("DELETE FROM temp.batch")
 
     def load(array: str, lines: int) -> bool:
@@ -124,7 +123,6 @@ def _store_visits(
 
     rejected = load_readable(batch.data, load)
     if rejected:
-        keep_rejected(rejected)
         batch.counts["rejected"] += len(rejected)
     if connection.execute(HAS_NEW_ENDPOINTS).fetchone()[0]:
         (known,) = connection.execute(COUNT_ENDPOINTS).fetchone()
@@ -132,6 +130,7 @@ def _store_visits(
     for statement in INTERN:
         connection.execute(statement)
     batch.counts["recorded"] += connection.execute(INSERT_VISITS).rowcount
+    return rejected
 
 
 def _load(connection: sqlite3.Connection, array: str, lines: int) -> bool:

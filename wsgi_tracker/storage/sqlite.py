@@ -12,7 +12,7 @@ from ..errors import ConfigurationError, StorageError, logger
 from ..period import DAY, HOUR, Granularity, bucket_start
 from ..reports import EndpointStats, Summary, TrendBucket
 from ..visit import FIELDS, Visit
-from . import KeepRejected, ReadBatch
+from . import ReadBatch
 from .faults import explain, is_passing, storage_errors
 from .intake import CREATE_BATCH, forget_segments, read_positions, store_batch
 from .pool import ConnectionPool, PooledConnection, inode
@@ -89,24 +89,18 @@ class SQLiteStorage:
         finally:
             self._pool.close()
 
-    def ingest(
-        self,
-        segments: Sequence[str],
-        read: ReadBatch,
-        keep_rejected: KeepRejected,
-        *,
-        durable: bool,
-    ) -> None:
+    def ingest(self, segments: Sequence[str], read: ReadBatch, *, durable: bool) -> list[bytes]:
         """See :meth:`wsgi_tracker.storage.Storage.ingest`."""
         with storage_errors(self.database), self._pool.writer() as connection:
             # FULL syncs the log at COMMIT; it cannot be set within a transaction.
             connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
             with transaction(connection):
                 batch = read(read_positions(connection, segments))
-                store_batch(connection, batch, keep_rejected, self._max_endpoints)
+                rejected = store_batch(connection, batch, self._max_endpoints)
                 self._forget_segments(connection)
             if not self._pool.is_current(connection):
                 raise StorageError(f"{self.database} was deleted or replaced meanwhile")
+        return rejected
 
     def _forget_segments(self, connection: sqlite3.Connection) -> None:
         now = time.monotonic()
