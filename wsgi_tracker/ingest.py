@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from bisect import bisect
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from .segments import REJECTED, BatchReader, Segment, open_segments, segment_siz
 from .storage import FINISHED, Positions, Storage
 
 BATCH_BYTES = 4 << 20
+MAX_OPEN = 64  # segments of a batch; some systems give a process 256 descriptors for everything
 SHORTEST_PAUSE_SECONDS = 0.05
 LONGEST_PAUSE_SECONDS = 1.0
 # A batch of 50 visits costs twice the CPU per visit that one of 1,000 does, so who works much also
@@ -69,7 +71,10 @@ class Ingester:
         watch_forks(in_child=self._reset)  # the parent's thread is not inherited
 
     def _reset(self) -> None:
-        self._hints: dict[str, int] = {}  # segment file -> end of the lines known to be stored
+        # Segment file -> its size when last read to the end: there is nothing new in it.
+        self._hints: dict[str, int] = {}
+        self._last_name = ""  # of the last batch
+        self._refused_names: set[str] = set()
         self._look_at = 0.0
         self._ingested_bytes = 0
         self._start_lock = new_lock()  # guards the two that follow
@@ -152,53 +157,67 @@ class Ingester:
         return more
 
     def _ingest_batch(self) -> bool:
-        segments = self._open_segments()
-        try:
-            # Locked before their size is read: nothing can be added to what is read to its end.
-            orphaned = [segment for segment in segments if segment.lock()]
-            work = [segment for segment in segments if self._has_work(segment)]
-            if not work:
-                return False
-            reading = BatchReader(work, self._batch_bytes)
-            ids = [segment.id for segment in work]
-            rejected = self._storage.ingest(
-                ids, reading.read, durable=self._durable or bool(orphaned)
-            )
-            if rejected:  # only now: a commit that fails is tried again, and finds them again
-                self._keep_rejected(rejected)
-            for segment in reading.finished:
-                segment.unlink()
-            # Only now, as other threads read it: what is not committed is not stored.
-            self._hints = {**self._hints, **reading.ends}
-            self._ingested_bytes += reading.size_bytes
-            return reading.more
-        finally:
-            for segment in segments:
-                segment.close()
+        chosen, more = self._choose()
+        with ExitStack() as opened:
+            segments = self._open(chosen, opened)
+            if not more:
+                self._tell_refused()
+            reading = BatchReader(segments, self._batch_bytes)
+            if segments:
+                self._store(reading)
+        # Only now, as other threads read it: what is not committed is not stored.
+        self._hints = {**self._hints, **chosen, **reading.ends}
+        self._ingested_bytes += reading.size_bytes
+        return more or reading.more
 
-    def _open_segments(self) -> list[Segment]:
-        """Open the segments that grew and, now and then, all others."""
+    def _choose(self) -> tuple[dict[str, int], bool]:
+        """Return segments of one batch, with their sizes, and whether others are left for the next.
+
+        They are those that grew and, now and then, all.
+        """
         sizes = segment_sizes(self._folder)
         now = time.monotonic()
-        look = now >= self._look_at
-        if look:
+        if now >= self._look_at:
             self._look_at = now + LOOK_SECONDS
             self._hints = {}  # the database may have been replaced by one that lacks these lines
+            self._refused_names = set()
         hints = self._hints
-        names = [name for name, size in sizes.items() if look or size != hints.get(name)]
-        refused: list[str] = []
-        segments = list(open_segments(self._folder, names, refused.append))
-        if refused:
+        names = sorted(name for name, size in sizes.items() if size != hints.get(name))
+        # In turn, as some grow all the time.
+        turn = bisect(names, self._last_name)
+        names = names[turn:] + names[:turn]
+        chosen = {name: sizes[name] for name in names[:MAX_OPEN]}
+        self._last_name = next(reversed(chosen), "")
+        return chosen, len(names) > len(chosen)
+
+    def _open(self, names: Iterable[str], opened: ExitStack) -> list[Segment]:
+        segments = []
+        for segment in open_segments(self._folder, names, self._refused_names.add):
+            opened.callback(segment.close)
+            segments.append(segment)
+        return segments
+
+    def _tell_refused(self) -> None:
+        if self._refused_names:
             self._refused.report(
-                f"no permission to read {min(refused)}; let all processes run as one user, or give "
-                f"the files in {self._folder} to the one who ingests"
+                f"no permission to read {min(self._refused_names)}; let all processes run as one "
+                f"user, or give the files in {self._folder} to the one who ingests"
             )
         else:
             self._refused.over()
-        return segments
 
-    def _has_work(self, segment: Segment) -> bool:
-        return segment.orphaned or segment.size() != self._hints.get(segment.name)
+    def _store(self, reading: BatchReader) -> None:
+        # Locked before their size is read: nothing can be added to what is read to its end.
+        orphaned = [segment for segment in reading.segments if segment.lock()]
+        rejected = self._storage.ingest(
+            [segment.id for segment in reading.segments],
+            reading.read,
+            durable=self._durable or bool(orphaned),
+        )
+        if rejected:  # only now: a commit that fails is tried again, and finds them again
+            self._keep_rejected(rejected)
+        for segment in reading.finished:
+            segment.unlink()
 
     def _keep_rejected(self, lines: Sequence[bytes]) -> None:
         try:
@@ -231,15 +250,16 @@ class Ingester:
         deadline = time.monotonic() + seconds
         pause = 0.001
         while wanted:
-            self.run_once()
+            more = self.run_once()
             stored = self._storage.positions(list(wanted))
             wanted = {id: line for id, line in wanted.items() if _behind(stored, id, line.end)}
             if not wanted:
                 break
             if time.monotonic() > deadline:
                 return self._queue(wanted, stored)
-            time.sleep(pause)
-            pause = min(pause * 2, 0.02)
+            if not more:
+                time.sleep(pause)
+                pause = min(pause * 2, 0.02)
         return Queue()
 
     def _backlog(self) -> dict[str, _LastLine]:
