@@ -330,3 +330,42 @@ def test_segment_with_a_control_character_for_an_id_is_read_once(host: Host) -> 
         host.ingest()
 
     assert host.hits() == 1
+
+
+def test_closing_leaves_a_long_spool_to_the_next_start(
+    tracked: Callable[..., Tracker], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Ingester, "CLOSING_SECONDS", 0.0)
+    tracker = tracked(ingest=True)
+    tracker._ingester._batch_bytes = 1000
+    (tmp_path / "visits.db-spool" / "found.ndjson").write_bytes(GOOD * 50)
+
+    tracker.close()
+    stored = tracker._storage.summary(0).total_hits
+    tracker._ingester.wake()
+
+    assert 0 < stored < 10
+    assert tracker._storage.summary(0).total_hits == 50
+
+
+def test_thread_stops_between_two_batches(host: Host) -> None:
+    began, batches = threading.Event(), []
+
+    class Storage(BeforeIngest):
+        def ingest(self, *args: Any, **options: Any) -> Any:
+            began.set()
+            stop.acquire(timeout=30)  # held until the thread is told to stop
+            stop.release()
+            batches.append(1)
+            return self._storage.ingest(*args, **options)
+
+    host.segment(GOOD * 50)
+    ingester = Ingester(Storage(host.storage, lambda: None), host.folder, batch_bytes=1000)
+    with ingester._host_lock.held():  # until its stop lock is known here
+        ingester.start()
+        stop = ingester._stop
+    assert began.wait(30)
+    ingester.close()
+
+    assert len(batches) == 1
+    assert 0 < host.hits() < 10

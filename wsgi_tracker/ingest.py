@@ -6,6 +6,7 @@ visits are stored, and what this process remembers only saves it from looking.
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from bisect import bisect
@@ -48,6 +49,10 @@ class Ingester:
     ``on_wake`` is called before the thread's passes and before catching up. With ``durable``, all that is stored
     survives a power cut; otherwise what cannot be read from the spool again does.
     """
+
+    CLOSING_SECONDS = (
+        2.0  # a server that stops kills what takes long; the rest is safe in the spool
+    )
 
     def __init__(
         self,
@@ -103,25 +108,32 @@ class Ingester:
     def _run(self, stop: Any, stopped: Any) -> None:
         pause = SHORTEST_PAUSE_SECONDS
         while not stop.acquire(timeout=pause):
-            pause = self._host_lock.rest_seconds(LONGEST_PAUSE_SECONDS) or self._work(pause)
+            pause = self._host_lock.rest_seconds(LONGEST_PAUSE_SECONDS) or self._work(pause, stop)
         stopped.release()
 
-    def _work(self, pause: float) -> float:
+    def _work(self, pause: float, stop: Any) -> float:
         """Ingest, and return how long to rest then: long after much work, or if there is none."""
         began = time.monotonic()
-        if not self.wake():
+        if not self._ingest_while(stop.locked):
             return min(pause * 1.5, LONGEST_PAUSE_SECONDS)
         pause = REST_PER_WORK * (time.monotonic() - began)
         pause = min(max(pause, SHORTEST_PAUSE_SECONDS), LONGEST_PAUSE_SECONDS)
         self._host_lock.rest(pause)
         return pause
 
-    def wake(self) -> bool:
-        """Ingest all there is; True if there was anything. Never raises: the log says why."""
+    def wake(self, seconds: float = math.inf) -> bool:
+        """Ingest all there is, but begin no batch after ``seconds``; True if there was anything.
+
+        Never raises: the log says why.
+        """
+        deadline = time.monotonic() + seconds
+        return self._ingest_while(lambda: time.monotonic() < deadline)
+
+    def _ingest_while(self, may_go_on: Callable[[], bool]) -> bool:
         before = self._ingested_bytes
         try:
             self._on_wake()
-            while self.run_once():
+            while self.run_once() and may_go_on():
                 pass
         except StorageError:
             pass  # it is logged
