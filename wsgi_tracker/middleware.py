@@ -152,7 +152,7 @@ class Tracker:
         self._spool.close()
         self._ingester.close()
         if self._ingest:
-            self._ingester.wake()
+            self._ingester.wake(Ingester.CLOSING_SECONDS)
         self._storage.close()
 
     def __enter__(self) -> Tracker:

@@ -38,7 +38,7 @@ def server(database: Path, spool_bytes: int = 64 << 20) -> Iterator[Server]:
             "PYTHONDEVMODE": "",
         },
     ) as running:
-        yield gunicorn
+        yield running
 
 
 def ask(port: int) -> tuple[int, str]:

@@ -37,7 +37,6 @@ class Batch:
 
 
 ReadBatch: TypeAlias = Callable[[Positions], Batch]
-KeepRejected: TypeAlias = Callable[[Sequence[bytes]], None]
 
 
 class Storage(Protocol):
@@ -47,16 +46,19 @@ class Storage(Protocol):
     epoch; it has no end. Safe to share between threads, and usable after a fork.
     """
 
-    def ingest(self, read: ReadBatch, keep_rejected: KeepRejected, *, durable: bool) -> None:
-        """Take in, exactly once, what ``read`` returns for the positions stored so far.
+    def ingest(self, segments: Sequence[str], read: ReadBatch, *, durable: bool) -> list[bytes]:
+        """Take in, exactly once, what ``read`` returns for the positions of these segments.
 
-        ``read`` maps the id of a finished segment to :data:`FINISHED`. Lines that are no visits
-        go to ``keep_rejected`` before they are counted. ``durable`` asks that this batch, and
-        all before it, survive a power cut when the call returns.
+        They are those that :meth:`positions` returns, within the transaction. Returns the lines
+        that are no visits; they are counted. ``durable`` asks that this batch, and all before it,
+        survive a power cut when the call returns.
         """
 
-    def positions(self) -> Positions:
-        """Return how far each segment is stored."""
+    def positions(self, segments: Sequence[str]) -> Positions:
+        """Return how far these segments are stored, by id; :data:`FINISHED` is all of it.
+
+        Those of which nothing is stored are missing.
+        """
 
     def secret(self) -> bytes:
         """Return the key of every ``user_hash`` here; made once, at random."""

@@ -6,13 +6,14 @@ it back for every row. They stand in a temporary table while strings become numb
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from ..endpoints import OTHER, UNMATCHED
 from ..visit import FIELDS
-from . import FINISHED, Batch, KeepRejected
+from . import FINISHED, Batch
 from .lines import load_readable
 
 FORGET_SEGMENT_SECONDS = 30 * 86400
@@ -99,21 +100,22 @@ SELECT timestamp, status, duration_us, first_byte_us, bytes_sent, error,
     )
 }
 FROM temp.batch"""
+READ_POSITIONS = """
+SELECT id, position, finished_at FROM segments WHERE id IN (SELECT value FROM json_each(?))"""
 
 
-def store_batch(
-    connection: sqlite3.Connection, batch: Batch, keep_rejected: KeepRejected, max_endpoints: int
-) -> None:
-    """Store visits, positions and counts of ``batch``; adds to its counts."""
-    if batch.data:
-        _store_visits(connection, batch, keep_rejected, max_endpoints)
+def store_batch(connection: sqlite3.Connection, batch: Batch, max_endpoints: int) -> list[bytes]:
+    """Store visits, positions and counts of ``batch``; adds to its counts.
+
+    Returns the lines that are no visits.
+    """
+    rejected = _store_visits(connection, batch, max_endpoints) if batch.data else []
     _write_positions(connection, batch)
     _add_counts(connection, batch.counts)
+    return rejected
 
 
-def _store_visits(
-    connection: sqlite3.Connection, batch: Batch, keep_rejected: KeepRejected, max_endpoints: int
-) -> None:
+def _store_visits(connection: sqlite3.Connection, batch: Batch, max_endpoints: int) -> list[bytes]:
     connection.execute("DELETE FROM temp.batch")
 
     def load(array: str, lines: int) -> bool:
@@ -121,7 +123,6 @@ def _store_visits(
 
     rejected = load_readable(batch.data, load)
     if rejected:
-        keep_rejected(rejected)
         batch.counts["rejected"] += len(rejected)
     if connection.execute(HAS_NEW_ENDPOINTS).fetchone()[0]:
         (known,) = connection.execute(COUNT_ENDPOINTS).fetchone()
@@ -129,6 +130,7 @@ def _store_visits(
     for statement in INTERN:
         connection.execute(statement)
     batch.counts["recorded"] += connection.execute(INSERT_VISITS).rowcount
+    return rejected
 
 
 def _load(connection: sqlite3.Connection, array: str, lines: int) -> bool:
@@ -151,9 +153,9 @@ def _load(connection: sqlite3.Connection, array: str, lines: int) -> bool:
     return False
 
 
-def read_positions(connection: sqlite3.Connection) -> dict[str, int]:
-    """Return how far each segment is stored."""
-    rows = connection.execute("SELECT id, position, finished_at FROM segments")
+def read_positions(connection: sqlite3.Connection, segments: Sequence[str]) -> dict[str, int]:
+    """Return how far these segments are stored; a month's finished ones stand beside them."""
+    rows = connection.execute(READ_POSITIONS, (json.dumps(segments),))
     return {id: position if finished is None else FINISHED for id, position, finished in rows}
 
 
@@ -169,9 +171,12 @@ def _write_positions(connection: sqlite3.Connection, batch: Batch) -> None:
         "ON CONFLICT (id) DO UPDATE SET finished_at = :now",
         [{"id": segment, "now": now} for segment in batch.finished],
     )
-    connection.execute(
-        "DELETE FROM segments WHERE finished_at < ?", (now - FORGET_SEGMENT_SECONDS,)
-    )
+
+
+def forget_segments(connection: sqlite3.Connection) -> None:
+    """Forget which segments were finished long ago; this reads the whole table."""
+    before = int(time.time()) - FORGET_SEGMENT_SECONDS
+    connection.execute("DELETE FROM segments WHERE finished_at < ?", (before,))
 
 
 def _add_counts(connection: sqlite3.Connection, counts: Mapping[str, int]) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -11,9 +12,9 @@ from ..errors import ConfigurationError, StorageError, logger
 from ..period import DAY, HOUR, Granularity, bucket_start
 from ..reports import EndpointStats, Summary, TrendBucket
 from ..visit import FIELDS, Visit
-from . import KeepRejected, ReadBatch
+from . import ReadBatch
 from .faults import explain, is_passing, storage_errors
-from .intake import CREATE_BATCH, read_positions, store_batch
+from .intake import CREATE_BATCH, forget_segments, read_positions, store_batch
 from .pool import ConnectionPool, PooledConnection, inode
 from .schema import (
     SCHEMA_VERSION,
@@ -25,6 +26,7 @@ from .schema import (
 
 OLDEST_SQLITE = (3, 34, 0)
 BUSY_TIMEOUT_SECONDS = 0.5
+FORGET_EVERY_SECONDS = 3600.0
 
 STATS = """
 SELECT endpoint, method, hits, users, first, last FROM (
@@ -69,6 +71,7 @@ class SQLiteStorage:
         self._make_secret = make_secret
         self._pool = ConnectionPool(database, self._connect)
         self._inode: tuple[int, int] | None = None
+        self._forget_at = 0.0
         self._try()
 
     def _try(self) -> None:
@@ -90,21 +93,29 @@ class SQLiteStorage:
         finally:
             self._pool.close()
 
-    def ingest(self, read: ReadBatch, keep_rejected: KeepRejected, *, durable: bool) -> None:
+    def ingest(self, segments: Sequence[str], read: ReadBatch, *, durable: bool) -> list[bytes]:
         """See :meth:`wsgi_tracker.storage.Storage.ingest`."""
         with storage_errors(self.database), self._pool.writer() as connection:
             # FULL syncs the log at COMMIT; it cannot be set within a transaction.
             connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
             with transaction(connection):
-                batch = read(read_positions(connection))
-                store_batch(connection, batch, keep_rejected, self._max_endpoints)
+                batch = read(read_positions(connection, segments))
+                rejected = store_batch(connection, batch, self._max_endpoints)
+                self._forget_segments(connection)
             if not self._pool.is_current(connection):
                 raise StorageError(f"{self.database} was deleted or replaced meanwhile")
+        return rejected
 
-    def positions(self) -> Mapping[str, int]:
+    def _forget_segments(self, connection: sqlite3.Connection) -> None:
+        now = time.monotonic()
+        if now >= self._forget_at:
+            self._forget_at = now + FORGET_EVERY_SECONDS
+            forget_segments(connection)
+
+    def positions(self, segments: Sequence[str]) -> Mapping[str, int]:
         """See :meth:`wsgi_tracker.storage.Storage.positions`."""
         with self._read() as connection:
-            return read_positions(connection)
+            return read_positions(connection, segments)
 
     def secret(self) -> bytes:
         """See :meth:`wsgi_tracker.storage.Storage.secret`."""
