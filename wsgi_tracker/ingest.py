@@ -50,9 +50,8 @@ class Ingester:
     survives a power cut; otherwise what cannot be read from the spool again does.
     """
 
-    CLOSING_SECONDS = (
-        2.0  # a server that stops kills what takes long; the rest is safe in the spool
-    )
+    # A server that stops kills what takes long; the rest is safe in the spool.
+    CLOSING_SECONDS = 2.0
 
     def __init__(
         self,
