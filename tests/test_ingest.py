@@ -25,6 +25,7 @@ from wsgi_tracker.errors import StorageError
 from wsgi_tracker.ingest import Ingester
 from wsgi_tracker.segments import SUFFIX, header
 from wsgi_tracker.spool import Spool
+from wsgi_tracker.storage.schema import SCHEMA_VERSION
 
 serial = itertools.count(1)
 GOOD = Visit(1_755_081_000_000_000, "a" * 32, "GET", "/boxes").line()
@@ -507,7 +508,7 @@ def test_newer_schema_stops_reports_not_the_application(
     assert app.get("/").text == "hello"
     refused = app.get("/api/tracking/summary", status=503)
     with closing(sqlite3.connect(database)) as connection:
-        connection.execute("PRAGMA user_version = 1")
+        connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
     assert "schema 99" in refused.json["error"]["message"]
     assert "schema 99" in caplog.text

@@ -13,12 +13,14 @@ from ..reports import EndpointStats, Summary, TrendBucket
 from ..visit import FIELDS, Visit
 from . import KeepRejected, ReadBatch
 from .intake import CREATE_BATCH, read_positions, store_batch
+from .migrations import migrate
 from .pool import ConnectionPool, PooledConnection
 from .schema import (
     SCHEMA_VERSION,
     create_schema,
     is_busy,
     make_file,
+    require_schema,
     schema_version,
     transaction,
 )
@@ -144,6 +146,7 @@ class SQLiteStorage:
         """Lend a reader within one transaction, so that a report sees one moment."""
         with _storage_errors(), self._pool.reader() as connection:
             connection.execute("BEGIN")
+            require_schema(connection)
             yield connection
             connection.execute("COMMIT")
 
@@ -178,6 +181,7 @@ class SQLiteStorage:
             )
         if not version:
             create_schema(connection)
+        migrate(connection)
         if not writing:
             connection.execute("PRAGMA query_only = ON")
             return
