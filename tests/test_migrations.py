@@ -178,6 +178,7 @@ def test_locked_database_of_an_earlier_schema_gives_no_answers_until_it_is_free(
     [
         pytest.param(lambda storage: storage.summary(0), id="report"),
         pytest.param(lambda storage: ingest(storage, VISITS[0]), id="ingest"),
+        pytest.param(lambda storage: list(storage.purge(NOW)), id="purge"),
     ],
 )
 def test_process_that_runs_on_beside_a_newer_release_leaves_the_database_alone(

@@ -18,6 +18,7 @@ from .endpoints import EndpointFinder, endpoint_finder
 from .errors import ConfigurationError, StorageError, logger
 from .ingest import Ingester
 from .observation import Observation, Recorder
+from .retention import Retention
 from .segments import make_folder
 from .spool import Spool
 from .storage import database_path, open_storage
@@ -43,7 +44,8 @@ class Tracker:
 
     ``token`` is what ``Authorization: Bearer`` must carry, one or several; by default those in
     ``$WSGI_TRACKER_TOKEN``. ``endpoint`` is ``"route"``, ``"path"`` or a callable on environ.
-    ``trusted_proxies`` are addresses, networks, or ``"unix"``. With ``ingest=False`` this process
+    ``trusted_proxies`` are addresses, networks, or ``"unix"``. Visits older than
+    ``retention_days`` are deleted, hourly, by a process that ingests. With ``ingest=False`` this process
     only records, and another, or the next report, moves visits to the database.
     """
 
@@ -58,6 +60,7 @@ class Tracker:
         endpoint: str | EndpointFinder = "route",
         trusted_proxies: Iterable[str] = (),
         max_endpoints: int = 10_000,
+        retention_days: int | None = None,
         ingest: bool = True,
         max_spool_bytes: int = 2**30,
     ) -> None:
@@ -65,6 +68,8 @@ class Tracker:
             raise ConfigurationError(f"app is a WSGI application, given {app!r}")
         _check_positive("max_endpoints", max_endpoints)
         _check_positive("max_spool_bytes", max_spool_bytes)
+        if retention_days is not None:
+            _check_positive("retention_days", retention_days)
         self._app = app
         self._prefix = _checked_prefix(prefix)
         self._ingest = ingest
@@ -77,7 +82,11 @@ class Tracker:
         folder = path.with_name(path.name + "-spool")
         _prepare(folder, visitors)
         self._spool = Spool(folder, max_bytes=max_spool_bytes, on_open=self._recording_began)
-        self._ingester = Ingester(self._storage, folder, on_wake=self._spool.write_counts)
+        self._retention = Retention(self._storage, retention_days, time.time_ns)
+        self._retention.declare()
+        self._ingester = Ingester(
+            self._storage, folder, on_wake=self._spool.write_counts, retention=self._retention
+        )
         self._recorder = Recorder(
             find_endpoint,
             proxied_client if visitors.trusts_proxies else client_of,

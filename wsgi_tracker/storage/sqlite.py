@@ -15,6 +15,7 @@ from . import KeepRejected, ReadBatch
 from .intake import CREATE_BATCH, read_positions, store_batch
 from .migrations import migrate
 from .pool import ConnectionPool, PooledConnection
+from .purge import FOR_EVER, begin_purge, first_shown, phases, read_setting, store_retention
 from .schema import (
     SCHEMA_VERSION,
     create_schema,
@@ -50,7 +51,8 @@ FROM visits JOIN endpoints ON endpoints.id = endpoint_id WHERE timestamp >= ?
 GROUP BY {bucket} ORDER BY 1 DESC"""
 VISITS = f"""
 SELECT timestamp_us, {", ".join(FIELDS[1:])} FROM user_visits
-WHERE id IN (SELECT id FROM visits ORDER BY timestamp DESC, id DESC LIMIT ?)
+WHERE id IN (
+    SELECT id FROM visits WHERE timestamp >= ? ORDER BY timestamp DESC, id DESC LIMIT ?)
 ORDER BY timestamp_us DESC, id DESC"""
 
 
@@ -116,17 +118,20 @@ class SQLiteStorage:
     def stats(self, start: int) -> list[EndpointStats]:
         """See :meth:`wsgi_tracker.storage.Storage.stats`."""
         with self._read() as connection:
+            start = first_shown(connection, start)
             return [EndpointStats(*row) for row in connection.execute(STATS, (start,))]
 
     def summary(self, start: int) -> Summary:
         """See :meth:`wsgi_tracker.storage.Storage.summary`."""
         with self._read() as connection:
+            start = first_shown(connection, start)
             return Summary(*connection.execute(SUMMARY, (start,)).fetchone())
 
     def trends(self, start: int, granularity: Granularity) -> list[TrendBucket]:
         """See :meth:`wsgi_tracker.storage.Storage.trends`."""
         statement = TRENDS.format(bucket=BUCKETS[granularity])
         with self._read() as connection:
+            start = first_shown(connection, start)
             return [
                 TrendBucket(granularity, bucket_start(granularity, first), hits, users, endpoints)
                 for first, hits, users, endpoints in connection.execute(statement, (start,))
@@ -135,7 +140,33 @@ class SQLiteStorage:
     def visits(self, limit: int) -> list[Visit]:
         """See :meth:`wsgi_tracker.storage.Storage.visits`."""
         with self._read() as connection:
-            return [Visit(*row) for row in connection.execute(VISITS, (limit,))]
+            start = first_shown(connection, 0)
+            return [Visit(*row) for row in connection.execute(VISITS, (start, limit))]
+
+    def set_retention(self, days: int | None) -> None:
+        """See :meth:`wsgi_tracker.storage.Storage.set_retention`."""
+        with _storage_errors(), self._pool.writer() as connection:
+            # Most processes find what another has stored, and need no lock.
+            if (read_setting(connection, "retention_days") or FOR_EVER) == (days or FOR_EVER):
+                return
+            with transaction(connection):
+                known = store_retention(connection, days)
+        if known != days:
+            logger.warning("retention_days is %s from now on, it was %s", days, known)
+
+    def begin_purge(self, now: int, days: int | None) -> bool:
+        """See :meth:`wsgi_tracker.storage.Storage.begin_purge`."""
+        with _storage_errors(), self._pool.writer() as connection:
+            return begin_purge(connection, now, days)
+
+    def purge(self, before: int | None = None) -> Iterator[None]:
+        """See :meth:`wsgi_tracker.storage.Storage.purge`."""
+        for phase in phases(before):
+            more = True
+            while more:
+                with _storage_errors(), self._pool.writer() as connection:
+                    more = phase(connection)
+                yield
 
     def close(self) -> None:
         """Close every connection; may be called twice, and used again afterwards."""
