@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from werkzeug.wrappers import Response
 
 from .auth import ADVICE, Auth
-from .errors import QueryError, StorageError, logger
+from .errors import Outage, QueryError, StorageError, logger
 from .ingest import Queue
 from .period import PERIODS, SECOND, TREND_PERIODS, Granularity, window_start
 from .query import STATS, SUMMARY, TRENDS, VISITS, Parameter, parse_query
@@ -55,6 +55,7 @@ class Api:
         self._catch_up = catch_up
         self._is_recording = is_recording
         self._clock = clock
+        self._outage = Outage("reports answer 503")
         self._reports = {
             "stats": Report(STATS, self._stats),
             "summary": Report(SUMMARY, self._summary),
@@ -71,7 +72,6 @@ class Api:
         except QueryError as error:
             response = _error(HTTPStatus.BAD_REQUEST, "bad_request", str(error), error.parameter)
         except StorageError as error:
-            logger.warning("no report: %s", error)
             response = _error(HTTPStatus.SERVICE_UNAVAILABLE, "storage_unavailable", str(error))
             response.headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
         except Exception:
@@ -96,10 +96,21 @@ class Api:
         question = parse_query(environ.get("QUERY_STRING", ""), report.parameters)
         queue = self._catch_up(CATCH_UP_SECONDS)
         now = self._clock() // 1000
-        response = _json(HTTPStatus.OK, report.answer(question, now, self._is_active(queue, now)))
+        response = _json(HTTPStatus.OK, self._answer(report, question, queue, now))
         if queue.size_bytes:
             response.headers["Wsgi-Tracker-Queued"] = str(queue.size_bytes)
         return response
+
+    def _answer(
+        self, report: Report, question: dict[str, Any], queue: Queue, now: int
+    ) -> dict[str, Any]:
+        try:
+            answer = report.answer(question, now, self._is_active(queue, now))
+        except StorageError as error:  # what stopped catch_up is logged there
+            self._outage.report(str(error))
+            raise
+        self._outage.over()
+        return answer
 
     def _is_active(self, queue: Queue, now: int) -> bool:
         oldest = now if queue.oldest_timestamp is None else queue.oldest_timestamp

@@ -30,6 +30,25 @@ CREATE TRIGGER user_visits_numbered INSTEAD OF INSERT ON user_visits WHEN NEW.id
 BEGIN
     UPDATE settings SET value = value + 1 WHERE name = 'changes';
 END""",
+        # The first one lost a visit that UPDATE OR FAIL gave an id in use.
+        "DROP TRIGGER user_visits_update",
+        """
+CREATE TRIGGER user_visits_update INSTEAD OF UPDATE ON user_visits
+BEGIN
+    INSERT INTO user_visits (
+        id, user_hash, endpoint, method, ip_address, user_agent, referer, timestamp, timestamp_us,
+        path, status, duration_us, first_byte_us, bytes_sent, error, host
+    ) VALUES (
+        (SELECT max(id) + 1 FROM visits),
+        NEW.user_hash, NEW.endpoint, NEW.method, NEW.ip_address, NEW.user_agent,
+        NEW.referer, NEW.timestamp,
+        CASE WHEN NEW.timestamp IS OLD.timestamp THEN NEW.timestamp_us END,
+        CASE WHEN NEW.path <> OLD.path OR OLD.path <> OLD.endpoint THEN NEW.path END,
+        NEW.status, NEW.duration_us, NEW.first_byte_us, NEW.bytes_sent, NEW.error, NEW.host
+    );
+    DELETE FROM visits WHERE id = OLD.id;
+    UPDATE visits SET id = NEW.id WHERE id = (SELECT max(id) FROM visits);
+END""",
     ),
 }
 
