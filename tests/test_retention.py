@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import shutil
 import sqlite3
 import tempfile
 import threading
@@ -294,17 +295,38 @@ def test_sweep_leaves_note_of_what_another_purge_deleted_meanwhile(tmp_path: Pat
 
 
 @pytest.mark.usefixtures("small_steps")
-def test_notes_that_are_lost_with_the_connection_cost_no_string(kept: Kept) -> None:
-    """A fork closes idle connections in the parent too, and temporary tables go with them."""
+def test_connections_may_be_closed_between_any_two_steps(kept: Kept) -> None:
+    """A fork closes idle ones in the parent too, and so does a checkpoint of another process."""
     kept.ingest([visit(FLOOR - 1, "old"), *(visit(NOW, number) for number in range(12))])
 
     for _ in kept.storage.purge(FLOOR):
         kept.storage.close()
-    assert kept.dangling() == []
-    assert len(kept.strings()["paths"]) == 13
-    kept.purge()
 
+    assert kept.dangling() == []
     assert len(kept.strings()["paths"]) == 12
+
+
+@pytest.mark.usefixtures("small_steps")
+def test_file_that_takes_the_databases_place_meanwhile_loses_no_string(tmp_path: Path) -> None:
+    for moment in itertools.count():
+        folder = tmp_path / str(moment)
+        folder.mkdir()
+        kept = Kept(folder)
+        kept.ingest([*(visit(FLOOR - 1, number) for number in range(6)), visit(NOW)])
+        kept.storage.close()
+        backup = shutil.copy(kept.database, folder / "backup.db")
+        purge = kept.storage.purge(FLOOR)
+        for _ in itertools.islice(purge, moment):
+            pass
+        kept.storage.close()
+        Path(backup).replace(kept.database)
+
+        remaining = sum(1 for _ in purge)
+
+        assert kept.dangling() == []
+        kept.storage.close()
+        if not remaining:
+            break
 
 
 def test_step_deletes_few_visits(kept: Kept) -> None:

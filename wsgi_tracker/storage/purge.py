@@ -2,8 +2,8 @@
 
 Visits go first, the oldest before others, and with them the users and endpoints that have none
 left. No index tells whether a path or another string is still used, as it would cost every visit.
-So what remains is read once, in ranges of ids and outside of transactions, and what is used noted
-in temporary tables of the writer; strings that are not used then go, a few at a time.
+So what remains is read once, in ranges of ids and outside of transactions, and what is used is
+noted; strings that are not used then go, a few at a time.
 
 That is sound because visits come with ascending ids: in the transaction that deletes strings, the
 visits that came since are looked at too. Whatever else can change a visit, or give an id anew,
@@ -12,6 +12,7 @@ raises 'changes' in the settings, and nothing more is deleted until the next pur
 
 from __future__ import annotations
 
+import secrets
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
@@ -60,15 +61,6 @@ DELETE_VISITS = (
     "INSERT INTO settings (name, value) VALUES ('unswept', 1) "
     "ON CONFLICT (name) DO UPDATE SET value = value + 1",
 )
-# What was true when reading began stands beside what was read, so that both are lost together.
-CREATE_READING = """
-CREATE TEMP TABLE reading AS SELECT :start AS upto,
-    (SELECT value FROM settings WHERE name = 'changes') AS changes,
-    (SELECT value FROM settings WHERE name = 'unswept') AS unswept"""
-HAS_NOTES = "SELECT EXISTS (SELECT 1 FROM sqlite_temp_master WHERE name = 'reading')"
-NOTES_HOLD = """
-SELECT unswept IS NOT NULL AND changes IS (SELECT value FROM settings WHERE name = 'changes')
-FROM temp.reading"""
 END_OF_RANGE = "SELECT max(id), count(*) FROM (SELECT id FROM {} WHERE id > ? ORDER BY id LIMIT ?)"
 
 
@@ -154,12 +146,12 @@ def phases(before: int | None = None) -> Iterator[Phase]:
     if before is not None:
         yield partial(set_floor, before)
     yield partial(delete_visits, Pace(VISITS_PER_STEP))
-    yield begin_reading
-    reading = Pace(READ_PER_STEP)
-    yield partial(read_visits, reading)
+    sweep = Sweep()
+    yield sweep.begin
+    yield sweep.read
     for table in _STRINGS:
-        yield _sweeper(table, reading)
-    yield end_sweep
+        yield partial(sweep.delete, table)
+    yield sweep.end
     yield give_pages_back
 
 
@@ -182,87 +174,112 @@ def delete_visits(pace: Pace, connection: sqlite3.Connection) -> bool:
     return chosen == limit
 
 
-def begin_reading(connection: sqlite3.Connection) -> bool:
-    """Make the tables that take note of which strings are used."""
-    _drop_notes(connection)
-    for table in _STRINGS:
-        connection.execute(f"CREATE TEMP TABLE used_{table} (id INTEGER PRIMARY KEY)")
-    connection.execute(CREATE_READING, {"start": _BEFORE_ALL})
-    return False
+class Ids:
+    """A set of row ids, at a byte for each: rows that stand together have ids that do."""
+
+    def __init__(self) -> None:
+        self._pages: dict[int, bytearray] = {}
+
+    def add(self, id: int) -> None:
+        """Put one in."""
+        page = self._pages.get(id >> 12)
+        if page is None:
+            page = self._pages[id >> 12] = bytearray(4096)
+        page[id & 4095] = 1
+
+    def __contains__(self, id: int) -> bool:
+        page = self._pages.get(id >> 12)
+        return page is not None and page[id & 4095] == 1
 
 
-def _drop_notes(connection: sqlite3.Connection) -> None:
-    for table in ("reading", *(f"used_{table}" for table in _STRINGS)):
-        connection.execute(f"DROP TABLE IF EXISTS temp.{table}")
+class Sweep:
+    """Delete the strings that no visit uses, if visits were deleted since the last sweep.
 
+    What it has noted holds only for the file that has its mark, as long as 'changes' stays. Kept
+    here and not in temporary tables, as a connection may be closed between any two steps.
+    """
 
-def read_visits(pace: Pace, connection: sqlite3.Connection) -> bool:
-    """Take note of the strings of some more visits, if any were deleted since the last sweep."""
-    if not _can_sweep(connection):
+    def __init__(self) -> None:
+        self._mark = secrets.randbits(62)
+        self._used = {table: Ids() for table in _STRINGS}
+        self._read_upto = _BEFORE_ALL
+        self._deleted_upto = dict.fromkeys(_STRINGS, _BEFORE_ALL)
+        self._reading = Pace(READ_PER_STEP)
+        self._deleting = Pace(STRINGS_PER_STEP)
+        self._changes: int | None = None
+        self._unswept: int | None = None
+
+    def begin(self, connection: sqlite3.Connection) -> bool:
+        """Note what is true before reading begins."""
+        with transaction(connection):
+            _write_setting(connection, "sweep", self._mark)
+            self._changes = read_setting(connection, "changes")
+            self._unswept = read_setting(connection, "unswept")
         return False
-    with pace.timed() as limit:
-        return _read_visits(connection, limit)
 
-
-def _can_sweep(connection: sqlite3.Connection) -> bool:
-    """Return whether there is anything to sweep, and what was read before still holds."""
-    # A fork closes the writer, and with it the notes: then the next purge sweeps.
-    if not connection.execute(HAS_NOTES).fetchone()[0]:
-        return False
-    return bool(connection.execute(NOTES_HOLD).fetchone()[0])
-
-
-def _read_visits(connection: sqlite3.Connection, limit: int) -> bool:
-    (start,) = connection.execute("SELECT upto FROM temp.reading").fetchone()
-    end, rows = connection.execute(END_OF_RANGE.format("visits"), (start, limit)).fetchone()
-    if not rows:
-        return False
-    for table, column in _STRINGS.items():
-        connection.execute(
-            f"INSERT OR IGNORE INTO temp.used_{table} SELECT {column} FROM visits "
-            f"WHERE id > ? AND id <= ? AND {column} IS NOT NULL",
-            (start, end),
+    def _can_go_on(self, connection: sqlite3.Connection) -> bool:
+        return (
+            self._unswept is not None
+            and read_setting(connection, "sweep") == self._mark
+            and read_setting(connection, "changes") == self._changes
         )
-    connection.execute("UPDATE temp.reading SET upto = ?", (end,))
-    return bool(rows == limit)
 
+    def read(self, connection: sqlite3.Connection) -> bool:
+        """Note the strings of some more visits."""
+        if not self._can_go_on(connection):
+            return False
+        with self._reading.timed() as limit:
+            return self._read(connection, limit)
 
-def _sweeper(table: str, reading: Pace) -> Phase:
-    """Return the phase that deletes the strings of ``table`` that no visit uses."""
-    start: int = _BEFORE_ALL
-    pace = Pace(STRINGS_PER_STEP)
-    statement = (
-        f"DELETE FROM {table} WHERE id > ? AND id <= ? "
-        f"AND NOT EXISTS (SELECT 1 FROM temp.used_{table} AS used WHERE used.id = {table}.id)"
-    )
-
-    def sweep(connection: sqlite3.Connection) -> bool:
-        nonlocal start
-        # Nearly all that came meanwhile is read before the lock is taken.
-        if read_visits(reading, connection):
-            return True
-        with transaction(connection), pace.timed() as limit:
-            if not _can_sweep(connection):
-                return False
-            _read_visits(connection, -1)
-            end, rows = connection.execute(END_OF_RANGE.format(table), (start, limit)).fetchone()
-            connection.execute(statement, (start, end))
-        start = end
+    def _read(self, connection: sqlite3.Connection, limit: int) -> bool:
+        start = self._read_upto
+        end, rows = connection.execute(END_OF_RANGE.format("visits"), (start, limit)).fetchone()
+        if not rows:
+            return False
+        for table, column in _STRINGS.items():
+            add = self._used[table].add
+            for (id,) in connection.execute(
+                f"SELECT DISTINCT {column} FROM visits "
+                f"WHERE id > ? AND id <= ? AND {column} IS NOT NULL",
+                (start, end),
+            ):
+                add(id)
+        self._read_upto = end
         return bool(rows == limit)
 
-    return sweep
-
-
-def end_sweep(connection: sqlite3.Connection) -> bool:
-    """Note that no string is left over, if that is so."""
-    with transaction(connection):
-        if _can_sweep(connection):
-            connection.execute(
-                "DELETE FROM settings WHERE name = 'unswept' "
-                "AND value = (SELECT unswept FROM temp.reading)"
+    def delete(self, table: str, connection: sqlite3.Connection) -> bool:
+        """Delete some strings of ``table`` that no visit uses."""
+        # Nearly all that came meanwhile is read before the lock is taken.
+        if self.read(connection):
+            return True
+        with transaction(connection), self._deleting.timed() as limit:
+            if not self._can_go_on(connection):
+                return False
+            self._read(connection, -1)
+            ids = [
+                id
+                for (id,) in connection.execute(
+                    f"SELECT id FROM {table} WHERE id > ? ORDER BY id LIMIT ?",
+                    (self._deleted_upto[table], limit),
+                )
+            ]
+            used = self._used[table]
+            connection.executemany(
+                f"DELETE FROM {table} WHERE id = ?", [(id,) for id in ids if id not in used]
             )
-    _drop_notes(connection)
-    return False
+        if ids:
+            self._deleted_upto[table] = ids[-1]
+        return len(ids) == limit
+
+    def end(self, connection: sqlite3.Connection) -> bool:
+        """Note that no string is left over, if that is so."""
+        with transaction(connection):
+            if self._can_go_on(connection):
+                connection.execute(
+                    "DELETE FROM settings WHERE name = 'unswept' AND value = ?", (self._unswept,)
+                )
+                _forget_setting(connection, "sweep")
+        return False
 
 
 def give_pages_back(connection: sqlite3.Connection) -> bool:
