@@ -67,7 +67,7 @@ def test_threads_of_two_applications_count_everything_once(
 
 MANY = """
 import sys
-from webtest import TestApp
+from werkzeug.test import Client
 from wsgi_tracker import Tracker
 
 def app(environ, start_response):
@@ -75,7 +75,7 @@ def app(environ, start_response):
     return [b"hello"]
 
 with Tracker(app, sys.argv[1], require_token=False) as tracker:
-    client = TestApp(tracker)
+    client = Client(tracker)
     print("ready", flush=True)
     sys.stdin.readline()
     for number in range(50):
