@@ -140,6 +140,7 @@ class BatchReader:
         self.ends: dict[str, int] = {}
         self.size_bytes = 0
         self.more = False
+        self._torn: list[bytes] = []
 
     def read(self, positions: Positions) -> Batch:
         """Return whole lines from all segments, at most about one batch."""
@@ -168,7 +169,8 @@ class BatchReader:
                 if position > segment.first:
                     batch.finished.append(segment.id)
         self.size_bytes = sum(map(len, chunks))
-        batch.data, batch.counts = _without_counts(b"".join(chunks))
+        batch.data, batch.counts, glued = _without_counts(b"".join(chunks))
+        batch.torn = self._torn + glued
         return batch
 
     def _lines(self, segment: Segment, position: int, size: int, room: int) -> tuple[bytes, int]:
@@ -182,6 +184,8 @@ class BatchReader:
             endless = not whole and len(chunk) >= self._batch_bytes  # a line, but none of ours
         else:
             endless = segment.orphaned and whole < len(chunk)  # torn: nobody will complete it
+            if endless:
+                self._torn.append(chunk[whole:])
         if endless:
             return chunk + b"\n", position + len(chunk)
         return chunk[:whole], position + whole
@@ -192,12 +196,12 @@ def counts_line(**counts: int) -> bytes:
     return b'{"counts":' + json.dumps(counts).encode() + b"}\n"
 
 
-def _without_counts(data: bytes) -> tuple[bytes, Counter[str]]:
-    """Take the lines of counts out of the lines of visits."""
+def _without_counts(data: bytes) -> tuple[bytes, Counter[str], list[bytes]]:
+    """Take the lines of counts out of the lines of visits; return what they were glued to, too."""
     counts: Counter[str] = Counter()
     if COUNTS not in data:
-        return data, counts
-    visits = []
+        return data, counts, []
+    visits, torn = [], []
     for line in data.split(b"\n")[:-1]:
         cut = line.rfind(COUNTS)  # not 0 behind a torn line
         added = _counts(line[cut:]) if cut >= 0 else None
@@ -207,7 +211,8 @@ def _without_counts(data: bytes) -> tuple[bytes, Counter[str]]:
         counts.update(added)
         if cut:
             visits.append(line[:cut] + b"\n")
-    return b"".join(visits), counts
+            torn.append(line[:cut])
+    return b"".join(visits), counts, torn
 
 
 def _counts(line: bytes) -> dict[str, int] | None:

@@ -25,12 +25,14 @@ class Batch:
     """What one transaction takes in: whole lines, and where reading them ended.
 
     ``positions`` are bytes from the start of each segment, by its id; ``finished`` lists the
-    segments that have no writer and no more lines.
+    segments that have no writer and no more lines. ``torn`` repeats what ``data`` holds of lines
+    that were not written to their end, so that they can be told from other rejects.
     """
 
     data: bytes = b""
     positions: dict[str, int] = field(default_factory=dict)
     finished: list[str] = field(default_factory=list)
+    torn: list[bytes] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
 
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Mapping
+from collections import Counter
 
 from ..endpoints import OTHER, UNMATCHED
 from ..visit import FIELDS
 from . import FINISHED, Batch, KeepRejected
-from .lines import load_readable
+from .lines import Unreadable, load_readable
 
 FORGET_SEGMENT_SECONDS = 30 * 86400
 LAST_TIMESTAMP = 253402300799999999  # the end of the year 9999
@@ -119,16 +119,23 @@ def _store_visits(
     def load(array: str, lines: int) -> bool:
         return _load(connection, array, lines)
 
-    rejected = load_readable(batch.data, load)
-    if rejected:
-        keep_rejected(rejected)
-        batch.counts["rejected"] += len(rejected)
+    unreadable = load_readable(batch.data, load)
+    if unreadable.lines or unreadable.torn:
+        keep_rejected(unreadable.lines + unreadable.torn)
+        _count_unreadable(batch, unreadable)
     if connection.execute(HAS_NEW_ENDPOINTS).fetchone()[0]:
         (known,) = connection.execute(COUNT_ENDPOINTS).fetchone()
         connection.execute(FOLD_ENDPOINTS, (max_endpoints - known,))
     for statement in INTERN:
         connection.execute(statement)
     batch.counts["recorded"] += connection.execute(INSERT_VISITS).rowcount
+
+
+def _count_unreadable(batch: Batch, unreadable: Unreadable) -> None:
+    known = set(batch.torn)
+    torn = sum(line in known for line in unreadable.lines)
+    batch.counts["torn"] += torn + len(unreadable.torn)
+    batch.counts["rejected"] += len(unreadable.lines) - torn
 
 
 def _load(connection: sqlite3.Connection, array: str, lines: int) -> bool:
@@ -174,9 +181,9 @@ def _write_positions(connection: sqlite3.Connection, batch: Batch) -> None:
     )
 
 
-def _add_counts(connection: sqlite3.Connection, counts: Mapping[str, int]) -> None:
+def _add_counts(connection: sqlite3.Connection, counts: Counter[str]) -> None:
     connection.executemany(
         "INSERT INTO counts (name, value) VALUES (?, ?) "
         "ON CONFLICT (name) DO UPDATE SET value = value + excluded.value",
-        counts.items(),
+        (+counts).items(),  # without zeros
     )
