@@ -12,7 +12,6 @@ from importlib.resources import files
 from pathlib import Path
 
 SCHEMA_VERSION = 1
-PATIENCE_SECONDS = 10.0
 
 
 def make_file(database: Path) -> None:
@@ -32,9 +31,9 @@ def make_file(database: Path) -> None:
         os.unlink(temporary)
 
 
-def create_schema(connection: sqlite3.Connection) -> None:
-    """Make tables and secret; several processes may try at once."""
-    deadline = time.monotonic() + PATIENCE_SECONDS
+def create_schema(connection: sqlite3.Connection, patience_seconds: float) -> None:
+    """Make tables and secret; several processes may try at once, and wait for each other."""
+    deadline = time.monotonic() + patience_seconds
     while True:
         try:
             # In this order, and outside a transaction: WAL fixes the file's layout.

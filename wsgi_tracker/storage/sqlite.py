@@ -25,6 +25,8 @@ from .schema import (
 
 OLDEST_SQLITE = (3, 34, 0)
 BUSY_TIMEOUT_MS = 500
+# Workers that start together wait for the one that makes the schema; a request does not.
+START_PATIENCE_SECONDS = 10.0
 
 STATS = """
 SELECT endpoint, method, hits, users, first, last FROM (
@@ -63,8 +65,10 @@ class SQLiteStorage:
             )
         self.database = database
         self._max_endpoints = max_endpoints
+        self._patience_seconds = START_PATIENCE_SECONDS
         self._pool = ConnectionPool(database, self._connect)
         self._try()
+        self._patience_seconds = BUSY_TIMEOUT_MS / 1000
 
     def _try(self) -> None:
         """Write nothing, but as if: what can never work is said now, to who configures it."""
@@ -177,7 +181,7 @@ class SQLiteStorage:
                 f"install the newer release again"
             )
         if not version:
-            create_schema(connection)
+            create_schema(connection, self._patience_seconds)
         if not writing:
             connection.execute("PRAGMA query_only = ON")
             return
