@@ -104,6 +104,7 @@ def test_reader_beyond_the_pool_is_told_to_come_again(
     within = [Answer(port, SUMMARY) for _ in range(pool._readers)]
     reads.all_lent.wait(PATIENCE_SECONDS)
     beyond = [Answer(port, SUMMARY).arrived() for _ in range(2)]
+    health = Answer(port, "/api/tracking/health").arrived()
     reads.go_on.set()
 
     assert [answer.status for answer in beyond] == [503, 503]
@@ -112,6 +113,7 @@ def test_reader_beyond_the_pool_is_told_to_come_again(
         assert answer.headers["Content-Type"] == "application/json"
         assert answer.body["error"]["code"] == "storage_unavailable"
         assert answer.body["error"]["message"] == "all 8 connections stayed busy for 0.05 s"
+    assert (health.status, health.body["status"]) == (200, "degraded")
     assert [answer.arrived().status for answer in within] == [200] * pool._readers
     assert Answer(port, SUMMARY).arrived().status == 200
 

@@ -12,7 +12,7 @@ PACKAGE = Path(wsgi_tracker.__file__).parent
 ORDER = """
     errors process visitors endpoints visit period reports
     storage storage.lines storage.pool storage.schema storage.intake storage.sqlite
-    segments hostlock spool ingest observation query auth api middleware __init__ demo __main__
+    segments hostlock spool ingest health observation query auth api middleware __init__ demo __main__
 """.split()
 # storage opens a SQLiteStorage when it is asked for one.
 LATE = {("storage", "storage.sqlite")}

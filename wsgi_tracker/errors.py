@@ -42,7 +42,7 @@ class Outage:
 
     def __init__(self, what: str) -> None:
         self._what = what
-        self._known = ""
+        self.known = ""  # the fault as it was logged; empty when there is none
 
     def report(self, problem: str, error: BaseException | None = None) -> None:
         """Log ``problem`` unless it is the one already logged.
@@ -51,12 +51,12 @@ class Outage:
         text may be a client's.
         """
         known = problem if error is None else type(error).__name__
-        if known != self._known:
-            self._known = known
+        if known != self.known:
+            self.known = known
             logger.error("%s: %s", self._what, problem, exc_info=error)
 
     def over(self) -> None:
         """Log that the fault is gone, if one was logged."""
-        if self._known:
-            self._known = ""
+        if self.known:
+            self.known = ""
             logger.warning("%s: works again", self._what)

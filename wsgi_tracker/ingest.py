@@ -109,6 +109,11 @@ class Ingester:
             self._outage.report(str(error), None if isinstance(error, StorageError) else error)
         return self._ingested_bytes != before
 
+    @property
+    def problem(self) -> str:
+        """Why this process's thread ingests nothing; empty where it does, or another process."""
+        return self._outage.known
+
     def close(self, timeout_seconds: float = 5.0) -> None:
         """Stop the thread and wait for it; a later ``start`` begins another."""
         with self._start_lock:
@@ -123,7 +128,7 @@ class Ingester:
 
         Raises :exc:`StorageError`, also where the spool itself is out of order.
         """
-        with _spool_errors(), self._host_lock.held() as ours:
+        with spool_errors(), self._host_lock.held() as ours:
             return ours and self._ingest_batch()
 
     def _ingest_batch(self) -> bool:
@@ -175,7 +180,7 @@ class Ingester:
 
         Raises :exc:`StorageError`, also where the spool itself is out of order.
         """
-        with _spool_errors():
+        with spool_errors():
             return self._catch_up(seconds)
 
     def _catch_up(self, seconds: float) -> Queue:
@@ -227,7 +232,8 @@ class _LastLine:
 
 
 @contextmanager
-def _spool_errors() -> Iterator[None]:
+def spool_errors() -> Iterator[None]:
+    """Say of which thing an operating system's error is."""
     try:
         yield
     except OSError as error:

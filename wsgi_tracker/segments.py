@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from .period import LAST_TIMESTAMP
 from .storage import FINISHED, Batch, Positions
 
 SUFFIX = ".ndjson"
@@ -20,6 +21,7 @@ ID_LENGTH = 32
 REJECTED = "rejected.ndjson"
 COUNTS = b'{"counts":'
 MAX_COUNT = 1 << 48  # beyond this no process has counted
+CHUNK_BYTES = 1 << 20
 TAIL_BYTES = 65536  # more than the longest line
 
 
@@ -80,9 +82,24 @@ class Segment:
         """Return the timestamp of the visit whose line begins at ``position``, if one does."""
         try:
             timestamp = json.loads(self.read(position, TAIL_BYTES).partition(b"\n")[0])["timestamp"]
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             return None
-        return timestamp if isinstance(timestamp, int) else None
+        if type(timestamp) is int and 0 <= timestamp <= LAST_TIMESTAMP:  # True is no time
+            return timestamp
+        return None
+
+    def count_visits(self, start: int, end: int) -> int:
+        """Return how many lines there are between two line ends, those of counts left out."""
+        visits = 0
+        while start < end:
+            chunk = self.read(start, min(end - start, CHUNK_BYTES))
+            if not chunk:
+                break  # cut by somebody
+            size = chunk.rfind(b"\n") + 1 or len(chunk)
+            visits += chunk.count(b"\n", 0, size)
+            visits -= chunk.startswith(COUNTS) + chunk.count(b"\n" + COUNTS, 0, size)
+            start += size
+        return visits
 
     def unlink(self) -> None:
         """Delete the file; the caller holds its lock, and knows every line stored."""

@@ -97,6 +97,16 @@ class Spool:
         """Whether the last attempt to open a segment succeeded, or none was needed yet."""
         return not self._retry_at or (self._fd >= 0 and self._room >= 0)
 
+    @property
+    def problem(self) -> str:
+        """Why it is not writable."""
+        return self._outage.known
+
+    @property
+    def dropped(self) -> int:
+        """How many visits were dropped that no segment tells of yet."""
+        return self._dropped
+
     def _abandon(self, problem: str) -> None:
         with self._lock:
             self._room = -1

@@ -36,6 +36,25 @@ class Batch:
     counts: Counter[str] = field(default_factory=Counter)
 
 
+@dataclass(frozen=True, slots=True)
+class StorageFacts:
+    """What storage knows of itself, at one moment.
+
+    ``last_ingest`` is in microseconds since the epoch. ``newest_visits`` is how many of the newest
+    visits were looked at; ``only_address`` is the one that all of them came from, if it is one.
+    """
+
+    counts: Mapping[str, int]
+    positions: Positions
+    last_ingest: int | None
+    ingesting_pid: int | None
+    size_bytes: int
+    schema: int
+    newest_visits: int
+    newest_user_agents: int
+    only_address: str | None
+
+
 ReadBatch: TypeAlias = Callable[[Positions], Batch]
 KeepRejected: TypeAlias = Callable[[Sequence[bytes]], None]
 
@@ -57,6 +76,9 @@ class Storage(Protocol):
 
     def positions(self) -> Positions:
         """Return how far each segment is stored."""
+
+    def facts(self) -> StorageFacts:
+        """Return how storage is, cheaply at any size."""
 
     def secret(self) -> bytes:
         """Return the key of every ``user_hash`` here; made once, at random."""

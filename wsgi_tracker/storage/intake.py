@@ -6,17 +6,18 @@ it back for every row. They stand in a temporary table while strings become numb
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import time
 from collections import Counter
 
 from ..endpoints import OTHER, UNMATCHED
+from ..period import LAST_TIMESTAMP
 from ..visit import FIELDS
 from . import FINISHED, Batch, KeepRejected
 from .lines import Unreadable, load_readable
 
 FORGET_SEGMENT_SECONDS = 30 * 86400
-LAST_TIMESTAMP = 253402300799999999  # the end of the year 9999
 
 _TEXT = "user_hash method endpoint path error ip_address user_agent referer host".split()
 _REQUIRED = ("timestamp", "user_hash", "method", "endpoint")
@@ -104,11 +105,12 @@ FROM temp.batch"""
 def store_batch(
     connection: sqlite3.Connection, batch: Batch, keep_rejected: KeepRejected, max_endpoints: int
 ) -> None:
-    """Store visits, positions and counts of ``batch``; adds to its counts."""
+    """Store visits, positions and counts of ``batch``, and who did it; adds to its counts."""
     if batch.data:
         _store_visits(connection, batch, keep_rejected, max_endpoints)
     _write_positions(connection, batch)
     _add_counts(connection, batch.counts)
+    _note_ingest(connection)
 
 
 def _store_visits(
@@ -186,4 +188,11 @@ def _add_counts(connection: sqlite3.Connection, counts: Counter[str]) -> None:
         "INSERT INTO counts (name, value) VALUES (?, ?) "
         "ON CONFLICT (name) DO UPDATE SET value = value + excluded.value",
         (+counts).items(),  # without zeros
+    )
+
+
+def _note_ingest(connection: sqlite3.Connection) -> None:
+    connection.executemany(
+        "INSERT OR REPLACE INTO settings (name, value) VALUES (?, ?)",
+        [("last_ingest", time.time_ns() // 1000), ("ingesting_pid", os.getpid())],
     )

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 from ..errors import ConfigurationError, StorageError, logger
 from ..period import DAY, HOUR, Granularity, bucket_start
 from ..reports import EndpointStats, Summary, TrendBucket
 from ..visit import FIELDS, Visit
-from . import KeepRejected, ReadBatch
+from . import KeepRejected, ReadBatch, StorageFacts
 from .intake import CREATE_BATCH, read_positions, store_batch
 from .pool import ConnectionPool, PooledConnection
 from .schema import (
@@ -52,6 +53,14 @@ VISITS = f"""
 SELECT timestamp_us, {", ".join(FIELDS[1:])} FROM user_visits
 WHERE id IN (SELECT id FROM visits ORDER BY timestamp DESC, id DESC LIMIT ?)
 ORDER BY timestamp_us DESC, id DESC"""
+# The address only where it is that of all of them.
+NEWEST = """
+SELECT visits, agents, (SELECT ip_address FROM ip_addresses WHERE id = only_address_id) FROM (
+    SELECT count(*) AS visits, count(DISTINCT user_agent_id) AS agents, CASE
+        WHEN min(ip_address_id) = max(ip_address_id) AND count(ip_address_id) = count(*)
+        THEN min(ip_address_id) END AS only_address_id
+    FROM (SELECT user_agent_id, ip_address_id FROM visits ORDER BY timestamp DESC LIMIT 1000))"""
+INGESTED = "SELECT name, value FROM settings WHERE name IN ('last_ingest', 'ingesting_pid')"
 
 
 class SQLiteStorage:
@@ -104,6 +113,27 @@ class SQLiteStorage:
         """See :meth:`wsgi_tracker.storage.Storage.positions`."""
         with self._read() as connection:
             return read_positions(connection)
+
+    def facts(self) -> StorageFacts:
+        """See :meth:`wsgi_tracker.storage.Storage.facts`."""
+        with self._read() as connection:
+            ingested: dict[str, int] = dict(connection.execute(INGESTED))
+            return StorageFacts(
+                dict(connection.execute("SELECT name, value FROM counts")),
+                read_positions(connection),
+                ingested.get("last_ingest"),
+                ingested.get("ingesting_pid"),
+                self._size_bytes(),
+                schema_version(connection),
+                *connection.execute(NEWEST).fetchone(),
+            )
+
+    def _size_bytes(self) -> int:
+        size = 0
+        for suffix in ("", "-wal"):
+            with suppress(FileNotFoundError):
+                size += os.stat(f"{self.database}{suffix}").st_size
+        return size
 
     def secret(self) -> bytes:
         """See :meth:`wsgi_tracker.storage.Storage.secret`."""
