@@ -27,6 +27,16 @@ def no_token(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
+def host(tmp_path: Path) -> Iterator[Any]:
+    from hosts import Host
+
+    host = Host(tmp_path)
+    yield host
+    host.ingester.close()
+    host.storage.close()
+
+
+@pytest.fixture
 def tracked(tmp_path: Path) -> Iterator[Callable[..., Tracker]]:
     """Make trackers over one database; reports ingest, so no thread is needed."""
     trackers = []

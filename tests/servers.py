@@ -8,27 +8,34 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 TOKEN = "a-token-for-tests"
 PATIENCE_SECONDS = 60
+ATTEMPTS = 5
 
 
-class Gunicorn:
-    """A gunicorn of a test's own; use it in ``with``."""
+class Server:
+    """A server of a test's own; use it in ``with``.
+
+    ``listening`` is what its log says when it listens, with the port as a group. A server that
+    cannot find a free port itself is given one in place of ``{port}`` in its command.
+    """
 
     def __init__(
         self,
-        application: str,
+        command: Sequence[str],
         *,
+        listening: str,
         folder: Path,
-        options: Sequence[str] = (),
         python_path: Sequence[Path] = (),
         environ: dict[str, str] | None = None,
     ) -> None:
@@ -39,11 +46,12 @@ class Gunicorn:
             "WSGI_TRACKER_TOKEN": TOKEN,
             **(environ or {}),
         }
-        self._command = [sys.executable, "-m", "gunicorn", application, *options]
+        self._command = list(command)
+        self._listening_line = re.compile(listening, re.DOTALL)
         self._folder = folder
         self.log = ""
 
-    def __enter__(self) -> Gunicorn:
+    def __enter__(self) -> Server:
         self.start()
         return self
 
@@ -57,9 +65,19 @@ class Gunicorn:
 
     def start(self) -> None:
         """Start, and wait until it listens."""
+        for _ in range(ATTEMPTS):
+            if self._try_to_start():
+                return
+            if "Address already in use" not in self.log:
+                break
+        raise RuntimeError(f"{self._command} did not start:\n{self.log}")
+
+    def _try_to_start(self) -> bool:
         self._listening = threading.Event()
+        self.port = 0
+        port = str(free_port())
         self.process = subprocess.Popen(
-            [*self._command, "--bind", "127.0.0.1:0"],
+            [part.replace("{port}", port) for part in self._command],
             cwd=self._folder,
             env=self._environ,
             stderr=subprocess.PIPE,
@@ -68,17 +86,17 @@ class Gunicorn:
         )
         self._reader = threading.Thread(target=self._read_log)
         self._reader.start()
-        if not self._listening.wait(PATIENCE_SECONDS) or not self.port:
-            self.kill()
-            raise RuntimeError(f"gunicorn did not start:\n{self.log}")
+        if self._listening.wait(PATIENCE_SECONDS) and self.port:
+            return True
+        self.kill()
+        return False
 
     def _read_log(self) -> None:
-        self.port = 0
         assert self.process.stderr is not None
+        begin = len(self.log)
         for line in self.process.stderr:
             self.log += line
-            match = re.search(r"Listening at: http://127\.0\.0\.1:(\d+)", line)
-            if match:
+            if not self.port and (match := self._listening_line.search(self.log, begin)):
                 self.port = int(match[1])
                 self._listening.set()
         self._listening.set()
@@ -91,12 +109,12 @@ class Gunicorn:
         except OSError:
             return []
 
-    def stop(self) -> None:
-        """End it as an operator would."""
+    def stop(self, signum: signal.Signals = signal.SIGTERM) -> int:
+        """End it as an operator would; return its exit status."""
         if self.process.poll() is None:
-            self.process.terminate()
+            self.process.send_signal(signum)
         try:
-            self.process.wait(PATIENCE_SECONDS)
+            return self.process.wait(PATIENCE_SECONDS)
         finally:
             self.kill()
 
@@ -108,6 +126,37 @@ class Gunicorn:
         self._reader.join(PATIENCE_SECONDS)
         if self.process.stderr is not None:
             self.process.stderr.close()
+
+
+def gunicorn(
+    application: str,
+    *,
+    folder: Path,
+    options: Sequence[str] = (),
+    python_path: Sequence[Path] = (),
+    environ: dict[str, str] | None = None,
+) -> Server:
+    """Return a gunicorn that serves ``application``."""
+    command = [sys.executable, "-m", "gunicorn", application, "--bind", "127.0.0.1:0"]
+    return Server(
+        [*command, *no_control_socket(), *options],
+        listening=r"Listening at: http://127\.0\.0\.1:(\d+)",
+        folder=folder,
+        python_path=python_path,
+        environ=environ,
+    )
+
+
+def free_port() -> int:
+    """Return a port that was free a moment ago."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
+
+
+def no_control_socket() -> list[str]:
+    """Return the option that keeps a gunicorn from the socket that all of one user would share."""
+    major, minor = map(int, version("gunicorn").split(".")[:2])
+    return ["--no-control-socket"] if (major, minor) >= (25, 1) else []
 
 
 def get(port: int, path: str, **headers: str) -> tuple[int, bytes]:

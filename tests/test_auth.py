@@ -136,6 +136,22 @@ def test_require_token_false_answers_everybody(tracked: Tracked) -> None:
     assert ask(tracked(require_token=False), **GUNICORN)[0] == 200
 
 
+def test_require_token_false_answers_everybody_whatever_the_environment_holds(
+    tracked: Tracked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WSGI_TRACKER_TOKEN", "right")
+
+    assert ask(tracked(require_token=False), **GUNICORN)[0] == 200
+
+
+@pytest.mark.parametrize("token", ["right-one", ["right-one", "second"], ""])
+def test_token_nobody_would_be_asked_for_is_refused(token: Any, tracked: Tracked) -> None:
+    with pytest.raises(ConfigurationError, match=r"token= and require_token=False") as raised:
+        tracked(token=token, require_token=False)
+
+    assert "right-one" not in str(raised.value)
+
+
 def test_require_token_true_asks_development_too(tracked: Tracked) -> None:
     app = tracked(token="right", require_token=True)
 

@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from servers import TOKEN, Gunicorn, get, report
+from servers import TOKEN, get, gunicorn, report
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
@@ -33,7 +33,7 @@ def test_example_runs_and_its_visits_are_reported(
     unwanted = shutil.ignore_patterns("visits.db*", "__pycache__")
     shutil.copytree(EXAMPLES, tmp_path / "examples", ignore=unwanted)
 
-    with Gunicorn(application, folder=tmp_path, options=options) as server:
+    with gunicorn(application, folder=tmp_path, options=options) as server:
         statuses = [get(server.port, each)[0] for each in ("/boxes", "/boxes", path, "/nowhere")]
         refused, _ = get(server.port, "/api/tracking/stats")
         stats = report(server.port, "stats")
@@ -69,7 +69,7 @@ def test_production_configuration_runs_an_application_it_does_not_touch(tmp_path
     )
     options = ["-c", str(EXAMPLES / "gunicorn.conf.py"), "--workers", "2"]
 
-    with Gunicorn(
+    with gunicorn(
         "wsgi_tracker:wrap('shop:app', 'own.db')",
         folder=tmp_path,
         options=options,
@@ -87,7 +87,7 @@ def test_production_configuration_runs_an_application_it_does_not_touch(tmp_path
 
 
 def test_production_configuration_wants_a_token(tmp_path: Path) -> None:
-    server = Gunicorn(
+    server = gunicorn(
         "wsgi_tracker:wrap('shop:app')",
         folder=tmp_path,
         options=["-c", str(EXAMPLES / "gunicorn.conf.py")],

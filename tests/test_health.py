@@ -17,6 +17,7 @@ import pytest
 import webtest
 
 from wsgi_tracker import Tracker, Visit
+from wsgi_tracker.errors import StorageError
 from wsgi_tracker.segments import SUFFIX, counts_line, header
 
 Client = Callable[..., webtest.TestApp]
@@ -43,6 +44,14 @@ def add_segment(app: webtest.TestApp, content: bytes, segment: str = "e" * 32) -
 
 def offered(health: dict[str, Any]) -> int:
     return sum(health[name] for name in COUNTS)
+
+
+def wait_until(happened: Callable[[], bool]) -> None:
+    """Wait for another thread."""
+    deadline, pause = time.monotonic() + 30, threading.Event()
+    while not happened():
+        assert time.monotonic() < deadline
+        pause.wait(0.01)
 
 
 def test_health_is_what_the_manual_lists(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -319,21 +328,47 @@ def test_health_answers_while_every_connection_is_busy(client: Client) -> None:
 
 
 def test_health_says_why_visits_are_not_ingested(tracked: Callable[..., Tracker]) -> None:
-    tracker = tracked()
+    tracker = tracked(ingest=True)
     app = webtest.TestApp(tracker)
-    app.get("/")
 
     with closing(sqlite3.connect(tracker._storage.database, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
-        tracker._ingester.wake()  # as its thread does
+        app.get("/")
+        wait_until(lambda: bool(tracker._ingester.problem))
         health = app.get(HEALTH).json
-    tracker._ingester.wake()
+    wait_until(lambda: not tracker._ingester.problem)
 
     assert (health["status"], health["queued"], health["schema"]) == ("degraded", 1, 1)
-    assert health["problems"] == [
-        "ingest fails: database is locked; visits wait in the spool until it works"
-    ]
+    (problem,) = health["problems"]
+    assert problem.startswith("visits wait in the spool: database is locked; ")
     assert app.get(HEALTH).json["status"] == "ok"
+
+
+def test_report_that_was_refused_once_leaves_no_problem_without_a_thread(
+    app: webtest.TestApp,
+) -> None:
+    app.get("/")
+
+    with closing(sqlite3.connect(app.app._storage.database, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        app.get("/api/tracking/summary", status=503)
+
+    assert app.get(HEALTH).json["problems"] == []
+
+
+def test_health_does_not_end_the_outage_of_reports(
+    app: webtest.TestApp, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(start: int) -> None:
+        raise StorageError("no connection")
+
+    monkeypatch.setattr(app.app._storage, "summary", refuse)
+    for _ in range(3):
+        app.get("/api/tracking/summary", status=503)
+        app.get(HEALTH)
+
+    logged = [record.getMessage() for record in caplog.records if "503" in record.getMessage()]
+    assert logged == ["reports answer 503: no connection"]
 
 
 def test_spool_that_cannot_be_written_is_a_problem(
@@ -354,7 +389,7 @@ def test_spool_that_cannot_be_written_is_a_problem(
     app.get("/")
 
     assert (health["status"], health["recording"], health["dropped"]) == ("degraded", False, 1)
-    assert "new visits are dropped: " in health["problems"][0]
+    assert "visits are dropped, " in health["problems"][0]
     assert str(spool.folder) in health["problems"][0]
     assert "the spool cannot be used" in health["problems"][1]
     assert {health[name] for name in ("queued", "queued_bytes", "spool_bytes")} == {None}

@@ -132,6 +132,24 @@ def test_threads_share_no_more_connections_than_the_bound(opened: Opened) -> Non
     assert len(opened.connections) <= 3
 
 
+@pytest.mark.parametrize("loan", LOANS)
+def test_file_that_was_overwritten_in_place_is_opened_anew(loan: str, opened: Opened) -> None:
+    """SQLite went on with the pages it remembered, and a damaged file was not noticed."""
+    pool = ConnectionPool(opened.database, opened.connect)
+    with getattr(pool, loan)() as first:
+        assert name_of(first) == "first"
+    with getattr(pool, loan)() as again:
+        assert again is first
+
+    content = opened.database.read_bytes()
+    opened.database.write_bytes(content[: len(content) // 2])
+
+    with getattr(pool, loan)() as second:
+        assert second is not first
+    assert not is_open(first)
+    pool.close()
+
+
 def test_waiting_thread_gets_what_is_returned(opened: Opened) -> None:
     pool = ConnectionPool(opened.database, opened.connect, readers=1)
     asking, names = threading.Event(), []
@@ -406,7 +424,16 @@ def test_both_sides_of_a_fork_count_and_the_database_stays_whole(
         ).fetchall() == [("/child", 10), ("/parent", 30)]
 
 
-def test_connection_of_another_process_is_neither_lent_nor_closed(opened: Opened) -> None:
+@pytest.fixture
+def inherited() -> Iterator[list[sqlite3.Connection]]:
+    before = list(pool_module._inherited)
+    yield pool_module._inherited
+    pool_module._inherited[:] = before
+
+
+def test_connection_of_another_process_is_neither_lent_nor_closed(
+    opened: Opened, inherited: list[sqlite3.Connection]
+) -> None:
     """uWSGI forks without Python's hooks: closing would damage the parent's files."""
     pool = ConnectionPool(opened.database, opened.connect)
     with pool.reader() as reader, pool.writer() as writer:
@@ -418,10 +445,19 @@ def test_connection_of_another_process_is_neither_lent_nor_closed(opened: Opened
 
     assert is_open(reader)
     assert is_open(writer)
-    assert {reader, writer} <= set(pool_module._inherited)
-    with contextlib.suppress(ValueError):
-        while True:
-            pool_module._inherited.remove(reader)
-    with contextlib.suppress(ValueError):
-        while True:
-            pool_module._inherited.remove(writer)
+    assert {reader, writer} <= set(inherited)
+
+
+def test_child_that_closes_first_closes_nothing_of_its_parent(
+    opened: Opened, inherited: list[sqlite3.Connection]
+) -> None:
+    pool = ConnectionPool(opened.database, opened.connect, timeout_seconds=0.01)
+    with pool.reader() as reader, pool.writer() as writer:
+        pass
+    pool._pid -= 1
+
+    pool.close()
+
+    assert is_open(reader)
+    assert is_open(writer)
+    assert {reader, writer} <= set(inherited)

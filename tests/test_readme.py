@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import os
 import re
 import subprocess
 import sys
@@ -124,11 +125,20 @@ def test_columns_of_view_are_documented(tmp_path: Path) -> None:
     assert re.findall(r"`(\w+)`", paragraph)[1:] == columns[1:]
 
 
-def test_demo_records_every_request_it_sends() -> None:
+def test_demo_records_every_request_it_sends_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    environ = {**os.environ, "HOME": str(tmp_path), "PYTHONPATH": os.pathsep.join(sys.path)}
+    environ.pop("XDG_RUNTIME_DIR", None)  # else gunicorn's socket would be there
+    (tmp_path / "gunicorn.conf.py").write_text("raise SystemExit('not for the demonstration')")
     demo = subprocess.run(
-        [sys.executable, "-m", "wsgi_tracker", "demo"], capture_output=True, text=True, timeout=120
+        [sys.executable, "-m", "wsgi_tracker", "demo"],
+        cwd=tmp_path,
+        env=environ,
+        capture_output=True,
+        text=True,
+        timeout=120,
     )
 
     assert demo.returncode == 0, demo.stderr
     assert demo.stdout.endswith("300 requests sent to 2 workers, 300 visits recorded.\n")
     assert demo.stdout.count("$ curl") == 4
+    assert [path.name for path in tmp_path.iterdir()] == ["gunicorn.conf.py"]

@@ -320,9 +320,16 @@ def test_view_takes_visits_of_known_endpoints_whatever_the_conflict_policy(
     assert rows[-1][1:5] == ("a" * 32, "/boxes/{id}", "GET", "192.0.2.1")
 
 
-@pytest.mark.parametrize(
-    "verb", ["UPDATE", "UPDATE OR IGNORE", "UPDATE OR REPLACE", "UPDATE OR ABORT", "UPDATE OR FAIL"]
-)
+UPDATES = [
+    pytest.param("UPDATE", id="plain"),
+    *(
+        pytest.param(f"UPDATE OR {policy}", id=policy.lower())
+        for policy in ("IGNORE", "REPLACE", "ABORT", "FAIL", "ROLLBACK")
+    ),
+]
+
+
+@pytest.mark.parametrize("verb", UPDATES)
 def test_view_changes_one_visit_whatever_the_conflict_policy(
     verb: str, database: sqlite3.Connection
 ) -> None:
@@ -375,6 +382,7 @@ def test_no_row_of_the_view_can_stop_a_report(column: str, value: Any) -> None:
             ).fetchone() == (0,)
 
 
+@pytest.mark.parametrize("verb", UPDATES)
 @pytest.mark.parametrize(
     "change",
     [
@@ -385,17 +393,51 @@ def test_no_row_of_the_view_can_stop_a_report(column: str, value: Any) -> None:
         pytest.param("timestamp = NULL", id="no time"),
         pytest.param("timestamp_us = -1", id="before 1970"),
         pytest.param("timestamp_us = 253402300800000000", id="after 9999"),
+        pytest.param("path = x'2f'", id="path as bytes"),
+        pytest.param("status = 'x'", id="status as text"),
     ],
 )
 def test_view_refuses_a_change_and_keeps_the_visit(
-    change: str, database: sqlite3.Connection
+    change: str, verb: str, database: sqlite3.Connection
 ) -> None:
     before = database.execute("SELECT * FROM user_visits ORDER BY id").fetchall()
 
     with pytest.raises(sqlite3.IntegrityError, match="a visit needs timestamp"):
-        database.execute(f"UPDATE user_visits SET {change} WHERE id = 2")
+        database.execute(f"{verb} user_visits SET {change} WHERE id = 2")
 
     assert database.execute("SELECT * FROM user_visits ORDER BY id").fetchall() == before
+
+
+@pytest.mark.parametrize(
+    ("change", "hashes"),
+    [
+        pytest.param("id = id + 100", {101: "a", 102: "b", 103: "a"}, id="another number"),
+        pytest.param("id = -id", {-1: "a", -2: "b", -3: "a"}, id="below zero"),
+        pytest.param("user_hash = CAST(id AS TEXT)", {1: "1", 2: "2", 3: "3"}, id="every visit"),
+    ],
+)
+def test_view_keeps_every_visit_and_its_number_when_many_change(
+    change: str, hashes: dict[int, str], database: sqlite3.Connection
+) -> None:
+    database.execute(f"UPDATE user_visits SET {change}")
+
+    rows = database.execute("SELECT id, substr(user_hash, 1, 1) FROM user_visits").fetchall()
+    assert dict(rows) == hashes
+    assert len(rows) == len(hashes)
+
+
+@pytest.mark.parametrize("verb", [each for each in UPDATES if each.id != "replace"])
+def test_view_loses_no_visit_that_is_given_the_number_of_another(
+    verb: str, database: sqlite3.Connection
+) -> None:
+    """OR FAIL and OR IGNORE left its removal done, and did not insert it again."""
+    before = database.execute("SELECT user_hash, path FROM user_visits ORDER BY id").fetchall()
+
+    with suppress(sqlite3.IntegrityError):
+        database.execute(f"{verb} user_visits SET id = 1 WHERE id = 3")
+
+    after = database.execute("SELECT user_hash, path FROM user_visits ORDER BY id").fetchall()
+    assert after == before
 
 
 @pytest.mark.parametrize(

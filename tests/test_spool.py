@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import itertools
 import json
 import logging
 import os
 import re
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -232,6 +234,99 @@ def test_forked_child_writes_a_segment_of_its_own(folder: Path) -> None:
     assert writers == {own: True, other: False}
 
 
+# --- a stranger in the folder --------------------------------------------------------------------
+
+
+def test_deleted_folder_costs_no_visit_and_counts_none_twice(
+    folder: Path, make: Callable[..., Spool], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Lines went to the deleted file until it was full, and nothing said so."""
+    spool = make()
+    spool.append(LINE)
+    ingest(folder)
+    spool.append(LINE)
+    shutil.rmtree(folder)
+    spool.append(LINE)
+
+    for _ in range(3):
+        spool.tend()
+    spool.append(LINE)
+
+    assert len(segments(folder)) == 2
+    assert len(caplog.messages) == 1
+    assert "was deleted" in caplog.messages[0]
+    assert ingest_after(spool, folder) == {"recorded": 4}
+
+
+def test_truncated_segment_is_left(folder: Path, make: Callable[..., Spool]) -> None:
+    spool = make()
+    for _ in range(3):
+        spool.append(LINE)
+    spool.tend()
+    ingest(folder)
+    (name,) = segments(folder)
+    os.truncate(folder / name, 0)
+    spool.append(LINE)
+    spool.tend()
+    spool.append(LINE)
+
+    assert len(segments(folder)) == 2
+    assert ingest_after(spool, folder) == {"recorded": 5}
+    assert segments(folder) == set()
+
+
+def test_segment_that_grows_is_kept(folder: Path, make: Callable[..., Spool]) -> None:
+    spool = make()
+    for _ in range(5):
+        spool.append(LINE)
+        spool.tend()
+
+    assert len(segments(folder)) == 1
+
+
+def test_segment_that_cannot_be_named_is_not_left_behind(
+    folder: Path, make: Callable[..., Spool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full disk gathered an empty file every second."""
+    real = os.write
+
+    def write_little(fd: int, data: bytes) -> int:
+        return real(fd, data[:5])
+
+    monkeypatch.setattr(os, "write", write_little)
+
+    assert not make().append(LINE)
+    assert segments(folder) == set()
+
+
+# --- fsync -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fsync", [True, False])
+def test_lines_and_names_are_on_the_disk_when_asked_for(
+    fsync: bool, folder: Path, make: Callable[..., Spool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, synced = os.fsync, []
+
+    def count(fd: int) -> None:
+        real(fd)
+        synced.append(os.fstat(fd).st_ino)
+
+    monkeypatch.setattr(os, "fsync", count)
+    spool = make(fsync=fsync, segment_bytes=5000)
+
+    spool.append(LINE)
+    flags = [fcntl.fcntl(spool._fd, fcntl.F_GETFL)]
+    while len(segments(folder)) == 1:
+        spool.append(LINE)
+    flags.append(fcntl.fcntl(spool._fd, fcntl.F_GETFL))
+
+    # The kernel syncs each write by itself: after a rotation, too.
+    assert [bool(flag & os.O_DSYNC) for flag in flags] == [fsync] * 2
+    folders = [folder.stat().st_ino, folder.parent.stat().st_ino]
+    assert synced == (folders * 2 if fsync else [])
+
+
 # --- what cannot be written is counted -----------------------------------------------------------
 
 
@@ -283,6 +378,42 @@ def test_drops_are_remembered_until_they_can_be_written(
     assert spool.append(LINE)
 
     assert ingest_after(spool, folder) == {"recorded": 1, "dropped": 5}
+
+
+def test_drops_of_a_process_that_recorded_nothing_are_counted(
+    folder: Path, make: Callable[..., Spool]
+) -> None:
+    spool = make()
+    spool.drop(3)
+    spool.close()
+    spool.close()
+
+    assert ingest(folder) == {"dropped": 3}
+    assert segments(folder) == set()
+
+
+def test_error_that_names_another_file_each_time_is_logged_once(
+    folder: Path,
+    make: Callable[..., Spool],
+    clock: list[float],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A disk without inodes, or a folder without permission, logged a line every second."""
+    folder.mkdir()
+    spool = make()
+
+    def refuse(path: Path, *args: Any) -> int:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", refuse)
+        for _ in range(3):
+            spool.append(LINE)
+            clock[0] += 1
+
+    assert len(caplog.messages) == 1
+    assert "Permission denied; make room" in caplog.messages[0]
 
 
 def test_full_spool_takes_visits_again_once_it_was_ingested(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from werkzeug.wrappers import Response
 
 from .auth import ADVICE, Auth
-from .errors import QueryError, StorageError, logger
+from .errors import Outage, QueryError, StorageError, logger
 from .health import HealthCheck
 from .ingest import Queue
 from .period import PERIODS, TREND_PERIODS, Granularity, window_start
@@ -32,7 +32,7 @@ class Report:
 
     parameters: Sequence[Parameter]
     answer: Callable[[dict[str, Any], int, bool], dict[str, Any]]
-    catches_up: bool = True
+    needs_storage: bool = True
 
 
 class Api:
@@ -55,12 +55,13 @@ class Api:
         self._catch_up = catch_up
         self._check = check
         self._clock = clock
+        self._outage = Outage("reports answer 503")
         self._reports = {
             "stats": Report(STATS, self._stats),
             "summary": Report(SUMMARY, self._summary),
             "trends": Report(TRENDS, self._trends),
             "visits": Report(VISITS, self._visits),
-            "health": Report(HEALTH, self._health, catches_up=False),
+            "health": Report(HEALTH, self._health, needs_storage=False),
         }
 
     def __call__(
@@ -72,7 +73,6 @@ class Api:
         except QueryError as error:
             response = _error(HTTPStatus.BAD_REQUEST, "bad_request", str(error), error.parameter)
         except StorageError as error:
-            logger.warning("no report: %s", error)
             response = _error(HTTPStatus.SERVICE_UNAVAILABLE, "storage_unavailable", str(error))
             response.headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
         except Exception:
@@ -95,13 +95,25 @@ class Api:
             response.headers["Allow"] = "GET, HEAD"
             return response
         question = parse_query(environ.get("QUERY_STRING", ""), report.parameters)
-        queue = self._catch_up(CATCH_UP_SECONDS) if report.catches_up else Queue()
+        queue = self._catch_up(CATCH_UP_SECONDS) if report.needs_storage else Queue()
         now = self._clock() // 1000
-        active = not self._check.problems(queue.oldest_timestamp, now)
-        response = _json(HTTPStatus.OK, report.answer(question, now, active))
+        response = _json(HTTPStatus.OK, self._answer(report, question, queue, now))
         if queue.size_bytes:
             response.headers["Wsgi-Tracker-Queued"] = str(queue.size_bytes)
         return response
+
+    def _answer(
+        self, report: Report, question: dict[str, Any], queue: Queue, now: int
+    ) -> dict[str, Any]:
+        active = not self._check.problems(queue.oldest_timestamp, now)
+        try:
+            answer = report.answer(question, now, active)
+        except StorageError as error:  # what stopped catch_up is logged there
+            self._outage.report(str(error))
+            raise
+        if report.needs_storage:
+            self._outage.over()
+        return answer
 
     def _stats(self, question: dict[str, Any], now: int, active: bool) -> dict[str, Any]:
         period = question["period"]

@@ -26,12 +26,18 @@ class Auth:
     """Decide whether a request may read reports.
 
     Without a token, only a development server asked from this machine and test clients may,
-    unless ``require_token`` decides.
+    unless ``require_token`` decides. Where it is ``False``, a token of the environment is not
+    asked for; one of ``token`` contradicts it.
     """
 
     def __init__(
         self, token: str | Iterable[str] | None = None, require_token: bool | None = None
     ) -> None:
+        if token is not None and require_token is False:
+            raise ConfigurationError(
+                "token= and require_token=False contradict each other: give a token to be asked "
+                "for, or answer everybody"
+            )
         self._digests = [_digest(token.encode()) for token in _tokens(token)]
         if require_token and not self._digests:
             raise ConfigurationError(f"require_token=True, but there is no token: {ADVICE}")

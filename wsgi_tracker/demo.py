@@ -36,6 +36,10 @@ AGENTS = (
 )
 REFERERS = ("https://www.google.com/search?q=boxes", "https://news.example.org/", None)
 
+# gunicorn's configuration is this module: by default it would listen in the home folder, and read
+# the gunicorn.conf.py of the current one. Names that a release does not know are ignored there.
+control_socket_disable = True
+
 
 def shop(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
     """Serve a few pages, as any WSGI application would."""
@@ -74,7 +78,7 @@ def _gunicorn(database: Path, token: str, out: TextIO) -> Iterator[int]:
         f"wsgi_tracker:wrap('{__name__}:shop', {str(database)!r}, trusted_proxies=['127.0.0.1'])"
     )
     command = [sys.executable, "-m", "gunicorn", application, "--bind", "127.0.0.1:0"]
-    command += ["--workers", str(WORKERS)]
+    command += ["--workers", str(WORKERS), "--config", f"python:{__name__}"]
     out.write(f'$ gunicorn "{application}" --workers {WORKERS}\n')
     server = subprocess.Popen(
         command,

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+import math
+import time
+from collections.abc import Callable
 
 logger = logging.getLogger("wsgi_tracker")
 
@@ -37,26 +40,80 @@ class PoolTimeoutError(StorageError):
 class Outage:
     """Log a fault when it begins and when it is over, not each time it is met.
 
+    Where nothing tells that it is over, it counts as over once it was not met for
+    ``forget_seconds``. Each kind of fault is logged by itself; of kinds that come thick, only the
+    first ``MAX_KINDS``, the rest together: no client can fill the log or the memory.
     Safe without a lock: two threads that meet a fault at once may both log it.
     """
 
-    def __init__(self, what: str) -> None:
+    MAX_KINDS = 32
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        forget_seconds: float = math.inf,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._what = what
-        self.known = ""  # the fault as it was logged; empty when there is none
+        self._forget_seconds = forget_seconds
+        self._clock = clock
+        self._met: dict[str, float] = {}  # kind of fault -> when it was last met
+        self.known = ""  # the last fault, as it was logged; empty when there is none
 
-    def report(self, problem: str, error: BaseException | None = None) -> None:
-        """Log ``problem`` unless it is the one already logged.
+    def report(self, problem: str) -> None:
+        """Log ``problem`` unless it is known; its text tells it apart."""
+        if self._begins(problem):
+            self._log(problem)
 
-        With ``error``, a fault that is no outage but a bug: told apart by its type alone, as its
-        text may be a client's.
+    def report_bug(self, error: BaseException) -> None:
+        """Log ``error`` and its traceback unless it is known.
+
+        Its type and the line that raised it tell it apart, as its text may be a client's.
         """
-        known = problem if error is None else type(error).__name__
-        if known != self.known:
-            self.known = known
-            logger.error("%s: %s", self._what, problem, exc_info=error)
+        if self._begins(_kind(error)):
+            self._log(_text(error), error)
+
+    def _log(self, problem: str, error: BaseException | None = None) -> None:
+        self.known = f"{self._what}: {problem}"
+        logger.error("%s: %s", self._what, problem, exc_info=error)
+
+    def _begins(self, kind: str) -> bool:
+        """Note that a fault was met; return whether it is a new one."""
+        now = self._clock()
+        if kind not in self._met and len(self._met) >= self.MAX_KINDS:
+            self._forget(now)
+            if len(self._met) >= self.MAX_KINDS:
+                kind = "(other)"
+        met = self._met.get(kind)
+        self._met[kind] = now
+        return met is None or now - met >= self._forget_seconds
+
+    def _forget(self, now: float) -> None:
+        for kind, met in list(self._met.items()):
+            if now - met >= self._forget_seconds:
+                self._met.pop(kind, None)
 
     def over(self) -> None:
         """Log that the fault is gone, if one was logged."""
-        if self.known:
-            self.known = ""
+        if self._met:
+            self._met, self.known = {}, ""
             logger.warning("%s: works again", self._what)
+
+
+def _kind(error: BaseException) -> str:
+    name = type(error).__qualname__
+    place = error.__traceback__
+    # Ours say what is out of order, and one outage is met in several places.
+    if place is None or isinstance(error, TrackerError):
+        return name
+    while place.tb_next is not None:
+        place = place.tb_next
+    return f"{name} {place.tb_frame.f_code.co_filename}:{place.tb_lineno}"
+
+
+def _text(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:  # an application's own exception, with a fault in its __str__
+        return type(error).__name__

@@ -102,10 +102,7 @@ class HealthCheck:
         """
         problems = []
         if not self._spool.writable:
-            problems.append(
-                f"new visits are dropped: {self._spool.problem}; make room on the disk, and let "
-                f"this process write to {self._spool.folder}"
-            )
+            problems.append(self._spool.problem)
         if oldest_timestamp is not None and now - oldest_timestamp >= STALE_SECONDS * SECOND:
             problems.append(
                 f"visits wait in the spool since {iso_timestamp(oldest_timestamp)}: the log of the "
@@ -131,14 +128,10 @@ class HealthCheck:
         try:
             facts = self._storage.facts()
         except StorageError as error:
-            problems.append(
-                f"the database cannot be read: {error}; visits wait in the spool until it can"
-            )
+            problems.append(f"the database cannot be read: {error}")
             return None
         if self._ingester.problem:
-            problems.append(
-                f"ingest fails: {self._ingester.problem}; visits wait in the spool until it works"
-            )
+            problems.append(self._ingester.problem)
         return facts
 
     def _look_at_spool(self, storage: StorageFacts | None, problems: list[str]) -> SpoolFacts:

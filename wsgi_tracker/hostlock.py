@@ -53,7 +53,10 @@ class HostLock:
 
     @contextmanager
     def held(self) -> Iterator[bool]:
-        """Try, without waiting; yields whether it is ours."""
+        """Try, without waiting; yields whether it is ours.
+
+        Raises :exc:`OSError` where the spool is on a filesystem that has no such locks.
+        """
         if self._pid != os.getpid():  # a fork that ran no Python hooks
             self._after_fork_in_child()
         mutex = self._mutex
@@ -73,12 +76,16 @@ class HostLock:
             mutex.release()
 
     def _lock(self) -> bool:
+        if self._fd >= 0 and not os.fstat(self._fd).st_nlink:
+            # Somebody deleted the spool: processes that start now lock another file.
+            os.close(self._fd)
+            self._fd = -1
         if self._fd < 0:
             make_folder(self._path.parent)
             self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
         try:
             fcntl.lockf(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except (BlockingIOError, PermissionError):  # POSIX lets a system choose: EAGAIN or EACCES
             return False
         return True
 
@@ -111,6 +118,7 @@ class HostLock:
 
     def _after_fork_in_child(self) -> None:
         """Close the parent's file; a child holds none of its record locks."""
-        if self._fd >= 0:
-            os.close(self._fd)
+        fd, self._fd = self._fd, -1  # two threads may notice the fork at once
+        if fd >= 0:
+            os.close(fd)
         self._reset()

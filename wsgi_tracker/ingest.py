@@ -28,6 +28,8 @@ LONGEST_PAUSE_SECONDS = 1.0
 REST_PER_WORK = 20
 LOOK_SECONDS = 2.0  # how often quiet segments are tested for a writer that is gone
 MAX_REJECTED_BYTES = 64 << 20
+# A pipe or link in its place must not stop the thread, nor lead elsewhere.
+REJECTED_FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | os.O_NOFOLLOW
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +43,8 @@ class Queue:
 class Ingester:
     """Ingest a spool, from a thread or when asked.
 
-    ``on_wake`` is called by the thread before each pass.
+    ``on_wake`` is called before the thread's passes and before catching up. With ``durable``, all that is stored
+    survives a power cut; otherwise what cannot be read from the spool again does.
     """
 
     def __init__(
@@ -50,14 +53,17 @@ class Ingester:
         folder: Path,
         *,
         batch_bytes: int = BATCH_BYTES,
+        durable: bool = False,
         on_wake: Callable[[], None] = lambda: None,
     ) -> None:
         self._storage = storage
         self._folder = folder
         self._batch_bytes = batch_bytes
+        self._durable = durable
         self._on_wake = on_wake
         self._host_lock = HostLock.of(folder)
         self._outage = Outage("visits wait in the spool")
+        self._refused = Outage("visits of another user wait in the spool")
         self._reset()
         watch_forks(in_child=self._reset)  # the parent's thread is not inherited
 
@@ -68,9 +74,16 @@ class Ingester:
         self._start_lock = new_lock()  # guards the two that follow
         self._stop: Any = None
         self._stopped: Any = None
+        self._pid = os.getpid()
+
+    def _check_process(self) -> None:
+        # A fork that ran no Python hooks, as uWSGI's: the parent's thread is not here.
+        if self._pid != os.getpid():
+            self._reset()
 
     def start(self) -> None:
         """Start the thread of this process, unless it runs."""
+        self._check_process()
         with self._start_lock:
             if self._stop is not None:
                 return
@@ -104,18 +117,20 @@ class Ingester:
             self._on_wake()
             while self.run_once():
                 pass
-            self._outage.over()
+        except StorageError:
+            pass  # it is logged
         except Exception as error:  # whatever it is, the next wake tries again
-            self._outage.report(str(error), None if isinstance(error, StorageError) else error)
+            self._outage.report_bug(error)
         return self._ingested_bytes != before
 
     @property
     def problem(self) -> str:
-        """Why this process's thread ingests nothing; empty where it does, or another process."""
-        return self._outage.known
+        """Why this process's thread ingests nothing; empty where it does, or there is none."""
+        return self._outage.known if self._stop is not None else ""
 
     def close(self, timeout_seconds: float = 5.0) -> None:
         """Stop the thread and wait for it; a later ``start`` begins another."""
+        self._check_process()
         with self._start_lock:
             stop, stopped, self._stop = self._stop, self._stopped, None
         self._look_at = 0.0
@@ -128,8 +143,17 @@ class Ingester:
 
         Raises :exc:`StorageError`, also where the spool itself is out of order.
         """
-        with spool_errors(), self._host_lock.held() as ours:
-            return ours and self._ingest_batch()
+        try:
+            with spool_errors(), self._host_lock.held() as ours:
+                if not ours:
+                    return False
+                more = self._ingest_batch()
+        except StorageError as error:
+            self._outage.report(str(error))
+            raise
+        # Known only to who could try: where others hold the lock, they may be failing.
+        self._outage.over()
+        return more
 
     def _ingest_batch(self) -> bool:
         segments = self._open_segments()
@@ -140,7 +164,9 @@ class Ingester:
             if not work:
                 return False
             reading = BatchReader(work, self._batch_bytes)
-            self._storage.ingest(reading.read, self._keep_rejected, durable=bool(orphaned))
+            self._storage.ingest(
+                reading.read, self._keep_rejected, durable=self._durable or bool(orphaned)
+            )
             for segment in reading.finished:
                 segment.unlink()
             # Only now, as other threads read it: what is not committed is not stored.
@@ -161,14 +187,23 @@ class Ingester:
             self._hints = {}  # the database may have been replaced by one that lacks these lines
         hints = self._hints
         names = [name for name, size in sizes.items() if look or size != hints.get(name)]
-        return list(open_segments(self._folder, names))
+        refused: list[str] = []
+        segments = list(open_segments(self._folder, names, refused.append))
+        if refused:
+            self._refused.report(
+                f"no permission to read {min(refused)}; let all processes run as one user, or give "
+                f"the files in {self._folder} to the one who ingests"
+            )
+        else:
+            self._refused.over()
+        return segments
 
     def _has_work(self, segment: Segment) -> bool:
         return segment.orphaned or segment.size() != self._hints.get(segment.name)
 
     def _keep_rejected(self, lines: Sequence[bytes]) -> None:
         path = self._folder / REJECTED
-        fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        fd = os.open(path, REJECTED_FLAGS, 0o600)
         try:
             if os.fstat(fd).st_size < MAX_REJECTED_BYTES:
                 os.write(fd, b"".join(line + b"\n" for line in lines))
@@ -180,10 +215,15 @@ class Ingester:
 
         Raises :exc:`StorageError`, also where the spool itself is out of order.
         """
-        with spool_errors():
-            return self._catch_up(seconds)
+        try:
+            with spool_errors():
+                return self._catch_up(seconds)
+        except StorageError as error:
+            self._outage.report(str(error))
+            raise
 
     def _catch_up(self, seconds: float) -> Queue:
+        self._on_wake()
         wanted = self._backlog()
         deadline = time.monotonic() + seconds
         pause = 0.001

@@ -19,6 +19,8 @@ from .errors import ConfigurationError, StorageError, logger
 from .health import HealthCheck
 from .ingest import Ingester
 from .observation import Observation, Recorder
+from .process import threads_run
+from .secret import Secret
 from .segments import make_folder
 from .spool import Spool
 from .storage import database_path, open_storage
@@ -45,7 +47,8 @@ class Tracker:
     ``token`` is what ``Authorization: Bearer`` must carry, one or several; by default those in
     ``$WSGI_TRACKER_TOKEN``. ``endpoint`` is ``"route"``, ``"path"`` or a callable on environ.
     ``trusted_proxies`` are addresses, networks, or ``"unix"``. With ``ingest=False`` this process
-    only records, and another, or the next report, moves visits to the database.
+    only records, and another, or the next report, moves visits to the database. With ``fsync`` a
+    response ends only when its visit would survive a power cut, too.
     """
 
     def __init__(
@@ -61,24 +64,30 @@ class Tracker:
         max_endpoints: int = 10_000,
         ingest: bool = True,
         max_spool_bytes: int = 2**30,
+        fsync: bool = False,
     ) -> None:
         if not callable(app):
             raise ConfigurationError(f"app is a WSGI application, given {app!r}")
         _check_positive("max_endpoints", max_endpoints)
         _check_positive("max_spool_bytes", max_spool_bytes)
+        if not isinstance(fsync, bool):
+            raise ConfigurationError(f"fsync is True or False, given {fsync!r}")
         self._app = app
         self._prefix = _checked_prefix(prefix)
         self._ingest = ingest
+        self._has_ingest_thread = ingest and _threads_run()
         find_endpoint, folds_not_found = endpoint_finder(endpoint)
         auth = Auth(token, require_token)
 
         path = database_path(database)
         self._storage = open_storage(path, max_endpoints=max_endpoints)
-        visitors = Visitors(self._storage.secret, trusted_proxies)
         folder = path.with_name(path.name + "-spool")
+        visitors = Visitors(Secret(self._storage.secret, folder), trusted_proxies)
         _prepare(folder, visitors)
-        self._spool = Spool(folder, max_bytes=max_spool_bytes, on_open=self._recording_began)
-        self._ingester = Ingester(self._storage, folder, on_wake=self._spool.write_counts)
+        self._spool = Spool(
+            folder, max_bytes=max_spool_bytes, fsync=fsync, on_open=self._recording_began
+        )
+        self._ingester = Ingester(self._storage, folder, durable=fsync, on_wake=self._spool.tend)
         self._recorder = Recorder(
             find_endpoint,
             proxied_client if visitors.trusts_proxies else client_of,
@@ -131,7 +140,7 @@ class Tracker:
 
     def _recording_began(self) -> None:
         """Start what this process needs besides the segment that it has just opened."""
-        if self._ingest:
+        if self._has_ingest_thread:
             self._ingester.start()
         atexit.unregister(self.close)
         atexit.register(self.close)
@@ -175,6 +184,16 @@ def wrap(name: str, database: str | Path = "visits.db", **options: Any) -> Track
     return Tracker(target() if attribute.endswith("()") else target, database, **options)
 
 
+def _threads_run() -> bool:
+    if threads_run():
+        return True
+    logger.warning(
+        "uWSGI runs no threads: visits wait in the spool for a report, or for a worker's end; "
+        "set enable-threads = true"
+    )
+    return False
+
+
 def _prepare(folder: Path, visitors: Visitors) -> None:
     """Try what recording needs, while somebody is there to read the message."""
     try:
@@ -189,7 +208,7 @@ def _prepare(folder: Path, visitors: Visitors) -> None:
     try:
         visitors.user_hash("", "")
     except StorageError as error:
-        logger.error("visits wait in the spool: %s", error)
+        logger.error("visits are dropped until the secret of user_hash can be read: %s", error)
 
 
 def _checked_prefix(prefix: str) -> str:

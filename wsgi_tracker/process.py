@@ -60,6 +60,18 @@ os.register_at_fork(
 )
 
 
+def threads_run() -> bool:
+    """Return whether threads run while no request does.
+
+    Not on a uWSGI that was not told to: a thread that lets go of the GIL, so that SQLite may work,
+    gets it back with its process's next request, perhaps never; and what it holds, it keeps.
+    """
+    options = getattr(sys.modules.get("uwsgi"), "opt", None)
+    if options is None or "threads" in options or "gevent" in options:
+        return True
+    return options.get("enable-threads", b"0") not in (b"0", b"false", b"off", b"no")
+
+
 def unpatched(module: str, name: str) -> Callable[..., Any]:
     """Return the standard library's own function, also where gevent has replaced it.
 

@@ -6,11 +6,12 @@ A segment begins with a line that names it. Lines are visits, or counts of what 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from .period import LAST_TIMESTAMP
@@ -21,6 +22,8 @@ ID_LENGTH = 32
 REJECTED = "rejected.ndjson"
 COUNTS = b'{"counts":'
 MAX_COUNT = 1 << 48  # beyond this no process has counted
+# A pipe in the place of a segment would wait for a writer for ever, a link may lead anywhere.
+READ_FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW
 CHUNK_BYTES = 1 << 20
 TAIL_BYTES = 65536  # more than the longest line
 
@@ -35,8 +38,12 @@ class Segment:
         self.name = name
         self._folder = folder
         self._path = folder / name
-        self._fd = os.open(self._path, os.O_RDONLY)
-        self.id, self.first = self._read_header()
+        self._fd = os.open(self._path, READ_FLAGS)
+        try:
+            self.id, self.first = self._read_header()
+        except BaseException:  # no file, but a pipe or a folder
+            os.close(self._fd)
+            raise
         self.orphaned = False
 
     def _read_header(self) -> tuple[str, int]:
@@ -123,6 +130,40 @@ def make_folder(folder: Path) -> None:
     folder.mkdir(mode=0o700, exist_ok=True)
 
 
+def restore_segment(folder: Path, fd: int) -> None:
+    """Put a segment that was deleted, but is still open, back under its name."""
+    content = os.pread(fd, os.fstat(fd).st_size, 0)
+    first, end, _ = content.partition(b"\n")
+    segment = first[12 : 12 + ID_LENGTH].decode("ascii", "replace")
+    path = folder / (segment + SUFFIX)
+    if first + end != header(segment) or path.exists():
+        return
+    temporary = path.with_suffix(".restoring")
+    copy = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    try:
+        write_whole(copy, content)
+        os.fsync(copy)
+    finally:
+        os.close(copy)
+    temporary.rename(path)
+
+
+def write_whole(fd: int, data: bytes) -> None:
+    """Write all of ``data``, or raise."""
+    if os.write(fd, data) < len(data):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def sync_folders(folder: Path) -> None:
+    """Write the names of new files to the disk: of the folder's, and its own beside the database."""
+    for path in (folder, folder.parent):
+        fd = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+
 def segment_sizes(folder: Path) -> dict[str, int]:
     """Return the size of every segment by its file name."""
     return dict(_segment_sizes(folder))
@@ -134,17 +175,28 @@ def _segment_sizes(folder: Path) -> Iterator[tuple[str, int]]:
     except FileNotFoundError:  # nothing was recorded yet
         return
     for entry in entries:
-        if entry.name.endswith(SUFFIX) and entry.name != REJECTED and entry.is_file():
+        is_named = entry.name.endswith(SUFFIX) and entry.name != REJECTED
+        if is_named and entry.is_file(follow_symlinks=False):
             with contextlib.suppress(FileNotFoundError):
                 yield entry.name, os.stat(entry.path).st_size
 
 
-def open_segments(folder: Path, names: Sequence[str]) -> Iterator[Segment]:
-    """Open those that are still there; the caller closes them."""
+def open_segments(
+    folder: Path, names: Sequence[str], refused: Callable[[str], None] = lambda name: None
+) -> Iterator[Segment]:
+    """Open those that are still there; the caller closes them.
+
+    ``refused`` is told the name of one that is another user's, and not ours to read.
+    """
     for name in names:
-        # Another process has finished it; or it is another user's, and not ours to read.
-        with contextlib.suppress(FileNotFoundError, PermissionError):
-            yield Segment(folder, name)
+        try:
+            segment = Segment(folder, name)
+        except FileNotFoundError:  # another process has finished it
+            continue
+        except PermissionError:
+            refused(name)
+            continue
+        yield segment
 
 
 class BatchReader:

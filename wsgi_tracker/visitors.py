@@ -42,8 +42,10 @@ class Visitors:
         """Return the client's address: the nearest hop that is not a trusted proxy.
 
         Hops are walked from the right, as each proxy appends the one it was asked by; what
-        stands left of an untrusted hop is the client's own claim. ``X-Forwarded-For`` goes
-        before ``Forwarded``. A hop that is no address ends the walk at the last good one.
+        stands left of an untrusted hop is the client's own claim. A hop that is no address ends
+        the walk at the last good one. ``X-Forwarded-For``, which proxies append to, goes before
+        ``Forwarded``: a proxy that sets only ``Forwarded`` must drop the client's own
+        ``X-Forwarded-For``, or the client names itself.
         """
         if not self._trusts(peer):
             return _normal(peer)

@@ -12,14 +12,22 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 
+END = b">"
+
+
 def blocks_of(number: str) -> list[bytes]:
     """Return the body that answers this id, and no other."""
-    return [b"<", b"x" * 500, number.encode(), b">"]
+    return [b"<", b"x" * 500, number.encode(), END]
 
 
 def answer(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-    """Answer ``/<kind>/<id>``: t (buffered), c (streamed with a length) or s (without one)."""
+    """Answer ``/<kind>/<id>``: t (buffered), c (streamed with a length) or s (without one).
+
+    Or never: b (blocks).
+    """
     _, kind, number = environ["PATH_INFO"].split("/")
+    if kind == "b":
+        os.read(os.pipe()[0], 1)  # the other end stays open; gevent does not replace os.read
     blocks = blocks_of(number)
     headers = [("Content-Type", "text/plain"), ("X-Id", number)]
     if kind != "s":
@@ -33,10 +41,11 @@ def stream(blocks: list[bytes]) -> Iterator[bytes]:
     yield from blocks
 
 
-def tracked() -> WSGIApplication:
-    """Track ``answer``, and say in every answer, a report too, which process it is from."""
+def tracked(wrapped: WSGIApplication = answer) -> WSGIApplication:
+    """Track ``wrapped``, and say in every answer, a report too, which process it is from."""
     # Small segments: several fill up, and are deleted, while workers are killed.
-    tracker = Tracker(answer, os.environ["FAULTS_DATABASE"], max_spool_bytes=1 << 20)
+    spool_bytes = int(os.environ.get("FAULTS_SPOOL_BYTES", 1 << 20))
+    tracker = Tracker(wrapped, os.environ["FAULTS_DATABASE"], max_spool_bytes=spool_bytes)
 
     def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         def named(status: str, headers: list[tuple[str, str]], *exc_info: Any) -> Any:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import itertools
 import socket
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from faultapp import blocks_of
+from faultapp import END, blocks_of
 
 PATIENCE_SECONDS = 30
 KINDS = "tcs"
@@ -28,8 +29,8 @@ class Answer:
 class Connection:
     """One connection, kept alive; an answer that is cut off raises :exc:`OSError`."""
 
-    def __init__(self, port: int) -> None:
-        self._socket = socket.create_connection(("127.0.0.1", port), PATIENCE_SECONDS)
+    def __init__(self, port: int, timeout_seconds: float = PATIENCE_SECONDS) -> None:
+        self._socket = socket.create_connection(("127.0.0.1", port), timeout_seconds)
         self._file = self._socket.makefile("rb")
 
     def get(self, path: str, headers: Sequence[str] = ()) -> Answer:
@@ -47,12 +48,19 @@ class Connection:
         if "content-length" in headers:
             return self._bytes(int(headers["content-length"]))
         if headers.get("transfer-encoding") != "chunked":
-            raise ConnectionError("nothing tells a whole answer from one that is cut off")
+            return self._rest()
         body = b""
         while size := int(self._line(), 16):
             body += self._bytes(size)
             self._line()
         self._line()
+        return body
+
+    def _rest(self) -> bytes:
+        """Read to the end of the connection; only the last block says that it came whole."""
+        body = self._file.read()
+        if not body.endswith(END):
+            raise ConnectionError("cut off")
         return body
 
     def _line(self) -> bytes:
@@ -86,15 +94,26 @@ class Load:
     ``answered``, in ``unanswered``, or in ``crossed``: answered with what is not its own.
     """
 
-    def __init__(self, port: Callable[[], int], clients: int, requests: int | None = None) -> None:
+    def __init__(
+        self,
+        port: Callable[[], int],
+        clients: int,
+        requests: int | None = None,
+        *,
+        requests_per_connection: int = REQUESTS_PER_CONNECTION,
+        timeout_seconds: float = PATIENCE_SECONDS,
+    ) -> None:
         self._port = port
+        self._requests_per_connection = requests_per_connection
+        self._timeout_seconds = timeout_seconds
         self._numbers = iter(itertools.count() if requests is None else range(requests))
         self._stop = threading.Event()
-        self._progress = threading.Condition()  # guards the numbers, and the four that follow
+        self._progress = threading.Condition()  # guards the numbers, and the five that follow
         self.answered: set[int] = set()
         self.unanswered: set[int] = set()
         self.crossed: set[int] = set()
         self.workers: set[int] = set()
+        self.slowest_seconds = 0.0
         self._threads = [threading.Thread(target=self._run, daemon=True) for _ in range(clients)]
         for thread in self._threads:
             thread.start()
@@ -102,8 +121,8 @@ class Load:
     def _run(self) -> None:
         while not self._stop.is_set():
             try:
-                with Connection(self._port()) as connection:
-                    for _ in range(REQUESTS_PER_CONNECTION):
+                with Connection(self._port(), self._timeout_seconds) as connection:
+                    for _ in range(self._requests_per_connection):
                         if not self._request(connection):
                             break
             except OSError:
@@ -118,8 +137,10 @@ class Load:
             number = next(self._numbers)
             self.unanswered.add(number)
         agent = f"User-Agent: agent {number % AGENTS}"
+        began = time.monotonic()
         answer = connection.get(f"/{KINDS[number % len(KINDS)]}/{number}", [agent])
         with self._progress:
+            self.slowest_seconds = max(self.slowest_seconds, time.monotonic() - began)
             self.unanswered.discard(number)
             self.workers.add(int(answer.headers["x-worker"]))
             (self.answered if _is_own(answer, number) else self.crossed).add(number)

@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import re
 import signal
-import sqlite3
 import time
 from collections import Counter
 from collections.abc import Callable
-from contextlib import closing, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from checks import (
+    PATIENCE_SECONDS,
+    check,
+    is_clean,
+    kill_who_ingests,
+    needs_proc,
+    stored,
+    summary,
+)
 from load import Connection, Load
-from servers import TOKEN, Gunicorn, get, report
-from werkzeug.test import Client
+from locks import ingesting
+from servers import Server, get, gunicorn, report
 
-from wsgi_tracker import Tracker
-
-PATIENCE_SECONDS = 30
 WORKERS = 4
 REQUESTS = 400
 WORKER_CLASSES = {
@@ -37,16 +41,13 @@ MATRIX = [
     for name, options in WORKER_CLASSES.items()
     for preload in (False, True)
 ]
-needs_proc = pytest.mark.skipif(
-    not Path("/proc/locks").exists(), reason="finds processes through /proc"
-)
-Start = Callable[[list[str]], Gunicorn]
+Start = Callable[[list[str]], Server]
 
 
 @pytest.fixture
 def start(tmp_path: Path) -> Start:
-    def make(options: list[str]) -> Gunicorn:
-        return Gunicorn(
+    def make(options: list[str]) -> Server:
+        return gunicorn(
             "faultapp:tracked()",
             folder=tmp_path,
             # gunicorn's gevent workers do not hear a SIGTERM that comes while they start.
@@ -57,43 +58,6 @@ def start(tmp_path: Path) -> Start:
         )
 
     return make
-
-
-def stored(folder: Path) -> Counter[int]:
-    """Return how often each request's id is stored, after the rest of the spool was ingested."""
-    database = folder / "visits.db"
-    with Tracker(lambda *_: [], database, require_token=False) as tracker:
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        while "Wsgi-Tracker-Queued" in Client(tracker).get("/api/tracking/summary").headers:
-            assert time.monotonic() < deadline, "visits wait in the spool"
-    with closing(sqlite3.connect(database)) as connection:
-        assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
-        assert dict(connection.execute("SELECT name, value FROM counts")).keys() == {"recorded"}
-        paths = connection.execute("SELECT path FROM user_visits").fetchall()
-    assert [path.name for path in database.with_name("visits.db-spool").glob("*.ndjson")] == []
-    return Counter(int(path.rpartition("/")[2]) for (path,) in paths)
-
-
-def check(load: Load, folder: Path) -> None:
-    counted = stored(folder)
-    assert load.crossed == set(), "answered with another's answer"
-    assert load.answered - counted.keys() == set(), "answered, and not counted"
-    assert {number for number, times in counted.items() if times > 1} == set(), "counted twice"
-    # Recorded, and killed before the last byte was sent: that is all there may be besides.
-    assert counted.keys() - load.answered - load.unanswered == set(), "never sent, and counted"
-
-
-def is_clean(log: str) -> bool:
-    return "locked" not in log and "Traceback" not in log
-
-
-def summary(port: int) -> tuple[int, int]:
-    """Return the total on a new connection, and the process that reported it."""
-    with Connection(port) as connection:
-        answer = connection.get("/api/tracking/summary", [f"Authorization: Bearer {TOKEN}"])
-    assert answer.status == 200, answer.body
-    assert "wsgi-tracker-queued" not in answer.headers
-    return json.loads(answer.body)["total_hits"], int(answer.headers["x-worker"])
 
 
 @pytest.mark.parametrize("options", MATRIX)
@@ -116,19 +80,6 @@ def test_every_answered_request_is_reported_at_once(
     assert load.answered == set(range(REQUESTS))
     assert is_clean(server.log)
     assert stored(tmp_path) == Counter(range(REQUESTS))
-
-
-def ingesting(folder: Path) -> int | None:
-    """Return the process that holds the ingest lock at this moment, if one does."""
-    lock = folder / "visits.db-spool" / "ingest.lock"
-    if not lock.exists():
-        return None
-    inode = lock.stat().st_ino
-    for line in Path("/proc/locks").read_text().splitlines():
-        fields = line.split()
-        if fields[1] == "POSIX" and fields[5].endswith(f":{inode}"):
-            return int(fields[4])
-    return None
 
 
 def pause(pid: int, folder: Path) -> None:
@@ -175,7 +126,7 @@ def test_every_worker_reports_what_the_others_have_answered(
     assert stored(tmp_path) == Counter(range(WORKERS))
 
 
-def kill_a_worker(server: Gunicorn, chance: random.Random) -> bool:
+def kill_a_worker(server: Server, chance: random.Random) -> bool:
     workers = server.workers()
     if not workers:
         return False
@@ -183,14 +134,6 @@ def kill_a_worker(server: Gunicorn, chance: random.Random) -> bool:
         os.kill(chance.choice(workers), signal.SIGKILL)
         return True
     return False
-
-
-def kill_who_ingests(server: Gunicorn, folder: Path) -> bool:
-    holder = ingesting(folder)
-    if holder not in server.workers():
-        return False
-    os.kill(holder, signal.SIGKILL)
-    return True
 
 
 @needs_proc
@@ -273,7 +216,7 @@ def test_workers_that_come_and_go_lose_nothing(
 
 
 def test_any_application_is_wrapped_on_the_command_line(tmp_path: Path) -> None:
-    with Gunicorn(
+    with gunicorn(
         "wsgi_tracker:wrap('faultapp:answer')",
         folder=tmp_path,
         python_path=[Path(__file__).parent],

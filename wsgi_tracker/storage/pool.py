@@ -27,16 +27,17 @@ _inherited: list[sqlite3.Connection] = []
 
 
 class PooledConnection(sqlite3.Connection):
-    """A connection that knows which file it has open."""
+    """A connection that knows which file it has open, and when that was last written to."""
 
     inode: tuple[int, int] | None = None
+    version: tuple[int, int] | None = None
 
 
 class ConnectionPool:
     """Lend connections to threads, and take them back.
 
-    ``connect(writing)`` opens one. A connection to a file that was deleted or replaced meanwhile
-    is not lent again. ``close`` may be called twice; a later loan opens anew.
+    ``connect(writing)`` opens one. A connection to a file that was deleted, replaced or written to
+    behind our back is not lent again. ``close`` may be called twice; a later loan opens anew.
     """
 
     def __init__(
@@ -99,7 +100,7 @@ class ConnectionPool:
             raise PoolTimeoutError(f"the writer stayed busy for {self._timeout_seconds:g} s")
         try:
             connection = self._writer
-            if connection is not None and not self.is_current(connection):
+            if connection is not None and not self._is_unchanged(connection):
                 connection.close()
                 connection = None
             if connection is None:
@@ -113,6 +114,8 @@ class ConnectionPool:
                 self._discard(connection)
                 raise
             self._lent.discard(connection)
+            # Its own checkpoints write to the file.
+            connection.version = version(self._database)
         finally:
             lock.release()
 
@@ -122,23 +125,35 @@ class ConnectionPool:
                 connection = self._idle.pop()
             except IndexError:
                 return None
-            if self.is_current(connection):
+            if self._is_unchanged(connection):
                 self._lent.add(connection)
                 return connection
             connection.close()
 
     def _open(self, *, writing: bool) -> PooledConnection:
         before = inode(self._database)
+        version_before = version(self._database)
         connection = self._connect(writing)
         after = inode(self._database)
         # Replaced meanwhile: which of the two is open is not known, so it is not lent again.
         connection.inode = after if before in (after, None) else None
+        connection.version = version_before
         self._lent.add(connection)
         return connection
 
     def is_current(self, connection: PooledConnection) -> bool:
         """Return whether the connection has the file open that is there now."""
         return connection.inode is not None and connection.inode == inode(self._database)
+
+    def _is_unchanged(self, connection: PooledConnection) -> bool:
+        """Return whether what the connection remembers of its file is still so.
+
+        A damaged file is noticed only where it is read, and SQLite would go on for days with the
+        pages that it remembers. Another's checkpoint looks the same, and costs a memory only that
+        was out of date.
+        """
+        same_file = self.is_current(connection)
+        return same_file and connection.version == version(self._database)
 
     def _discard(self, connection: PooledConnection) -> None:
         if connection in self._lent:
@@ -152,6 +167,7 @@ class ConnectionPool:
 
     def close(self) -> None:
         """Close every idle connection."""
+        self._check_process()
         while self._idle:
             self._idle.pop().close()
         if self._writer_lock.acquire(timeout=CLOSE_PATIENCE_SECONDS):
@@ -184,6 +200,15 @@ class ConnectionPool:
         if self._writer is not None:
             _inherited.append(self._writer)
         self._reset()
+
+
+def version(database: Path) -> tuple[int, int] | None:
+    """Tell whether somebody wrote to a file."""
+    try:
+        status = os.stat(database)
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_size
 
 
 def inode(database: Path) -> tuple[int, int] | None:

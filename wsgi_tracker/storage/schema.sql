@@ -128,32 +128,23 @@ BEGIN
     DELETE FROM visits WHERE id = OLD.id;
 END;
 
--- A change is a removal and an insertion under the same id. A new text timestamp wins over the
--- microseconds that stand beside it, and a new endpoint takes a path that was its own along.
+-- A change is an insertion, checked as any other, then the removal of what was, whose id it takes.
+-- The other way round UPDATE OR FAIL, or OR IGNORE, would lose a visit that is given an id in use:
+-- they leave the removal done. A new text timestamp wins over the microseconds that stand beside
+-- it, and a new endpoint takes a path that was its own along.
 CREATE TRIGGER user_visits_update INSTEAD OF UPDATE ON user_visits
 BEGIN
-    -- Before the removal, which UPDATE OR FAIL would leave done.
-    SELECT raise(ABORT, 'user_visits: a visit needs timestamp (2025-08-13T15:30:00Z) or timestamp_us, user_hash, endpoint and method; text as text, quantities as integers')
-    WHERE typeof(NEW.user_hash) <> 'text' OR typeof(NEW.endpoint) <> 'text'
-       OR typeof(NEW.method) <> 'text'
-       OR 'blob' IN (typeof(NEW.ip_address), typeof(NEW.user_agent), typeof(NEW.referer),
-                     typeof(NEW.path), typeof(NEW.error), typeof(NEW.host))
-       OR typeof(coalesce(NEW.timestamp_us, 0)) <> 'integer'
-       OR typeof(coalesce(NEW.status, 0)) <> 'integer'
-       OR typeof(coalesce(NEW.duration_us, 0)) <> 'integer'
-       OR typeof(coalesce(NEW.first_byte_us, 0)) <> 'integer'
-       OR typeof(coalesce(NEW.bytes_sent, 0)) <> 'integer'
-       OR coalesce(CASE WHEN NEW.timestamp IS OLD.timestamp THEN NEW.timestamp_us END,
-                   strftime('%s', NEW.timestamp) * 1000000, -1) NOT BETWEEN 0 AND 253402300799999999;  -- 1970 to 9999
-    DELETE FROM visits WHERE id = OLD.id;
     INSERT INTO user_visits (
         id, user_hash, endpoint, method, ip_address, user_agent, referer, timestamp, timestamp_us,
         path, status, duration_us, first_byte_us, bytes_sent, error, host
     ) VALUES (
-        NEW.id, NEW.user_hash, NEW.endpoint, NEW.method, NEW.ip_address, NEW.user_agent,
+        (SELECT max(id) + 1 FROM visits),
+        NEW.user_hash, NEW.endpoint, NEW.method, NEW.ip_address, NEW.user_agent,
         NEW.referer, NEW.timestamp,
         CASE WHEN NEW.timestamp IS OLD.timestamp THEN NEW.timestamp_us END,
         CASE WHEN NEW.path <> OLD.path OR OLD.path <> OLD.endpoint THEN NEW.path END,
         NEW.status, NEW.duration_us, NEW.first_byte_us, NEW.bytes_sent, NEW.error, NEW.host
     );
+    DELETE FROM visits WHERE id = OLD.id;
+    UPDATE visits SET id = NEW.id WHERE id = (SELECT max(id) FROM visits);
 END;

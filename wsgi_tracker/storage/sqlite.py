@@ -13,19 +13,19 @@ from ..period import DAY, HOUR, Granularity, bucket_start
 from ..reports import EndpointStats, Summary, TrendBucket
 from ..visit import FIELDS, Visit
 from . import KeepRejected, ReadBatch, StorageFacts
+from .faults import explain, is_passing, storage_errors
 from .intake import CREATE_BATCH, read_positions, store_batch
-from .pool import ConnectionPool, PooledConnection
+from .pool import ConnectionPool, PooledConnection, inode
 from .schema import (
     SCHEMA_VERSION,
     create_schema,
-    is_busy,
     make_file,
     schema_version,
     transaction,
 )
 
 OLDEST_SQLITE = (3, 34, 0)
-BUSY_TIMEOUT_MS = 500
+BUSY_TIMEOUT_SECONDS = 0.5
 # Workers that start together wait for the one that makes the schema; a request does not.
 START_PATIENCE_SECONDS = 10.0
 
@@ -76,8 +76,9 @@ class SQLiteStorage:
         self._max_endpoints = max_endpoints
         self._patience_seconds = START_PATIENCE_SECONDS
         self._pool = ConnectionPool(database, self._connect)
+        self._inode: tuple[int, int] | None = None
         self._try()
-        self._patience_seconds = BUSY_TIMEOUT_MS / 1000
+        self._patience_seconds = BUSY_TIMEOUT_SECONDS
 
     def _try(self) -> None:
         """Write nothing, but as if: what can never work is said now, to who configures it."""
@@ -88,8 +89,8 @@ class SQLiteStorage:
         except StorageError as error:  # of a newer schema: an upgrade may be under way
             logger.error("visits wait in the spool: %s", error)
         except (sqlite3.DatabaseError, OSError) as error:
-            if is_busy(error):
-                logger.warning("visits wait in the spool: %s", error)
+            if is_passing(error):
+                logger.warning("visits wait in the spool: %s", explain(error, self.database))
                 return
             raise ConfigurationError(
                 f"{self.database} cannot be the database: {error}; choose a path in an existing "
@@ -100,7 +101,7 @@ class SQLiteStorage:
 
     def ingest(self, read: ReadBatch, keep_rejected: KeepRejected, *, durable: bool) -> None:
         """See :meth:`wsgi_tracker.storage.Storage.ingest`."""
-        with _storage_errors(), self._pool.writer() as connection:
+        with storage_errors(self.database), self._pool.writer() as connection:
             # FULL syncs the log at COMMIT; it cannot be set within a transaction.
             connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
             with transaction(connection):
@@ -138,8 +139,8 @@ class SQLiteStorage:
     def secret(self) -> bytes:
         """See :meth:`wsgi_tracker.storage.Storage.secret`."""
         # On a connection of its own, whatever the schema: visits must be encoded even where they
-        # cannot be stored until an upgrade is complete.
-        with _storage_errors(), closing(self._open()) as connection:
+        # cannot be stored until an upgrade is complete. It is asked for in a request: no waiting.
+        with storage_errors(self.database), closing(self._open(timeout_seconds=0.05)) as connection:
             row = connection.execute("SELECT value FROM settings WHERE name = 'secret'").fetchone()
         if row is None:
             raise StorageError(f"{self.database} has no secret")
@@ -173,10 +174,20 @@ class SQLiteStorage:
         """Close every connection; may be called twice, and used again afterwards."""
         self._pool.close()
 
+    def _notice_new_file(self) -> None:
+        current = inode(self.database)
+        if self._inode not in (None, current):
+            logger.warning(
+                "%s was deleted or replaced: visits go to what is there now, with all that is in "
+                "the spool; restart every process, so that all know the same secret of user_hash",
+                self.database,
+            )
+        self._inode = current
+
     @contextmanager
     def _read(self) -> Iterator[PooledConnection]:
         """Lend a reader within one transaction, so that a report sees one moment."""
-        with _storage_errors(), self._pool.reader() as connection:
+        with storage_errors(self.database), self._pool.reader() as connection:
             connection.execute("BEGIN")
             yield connection
             connection.execute("COMMIT")
@@ -190,11 +201,11 @@ class SQLiteStorage:
             raise
         return connection
 
-    def _open(self) -> PooledConnection:
+    def _open(self, timeout_seconds: float = BUSY_TIMEOUT_SECONDS) -> PooledConnection:
         make_file(self.database)
         return sqlite3.connect(
             self.database,
-            timeout=BUSY_TIMEOUT_MS / 1000,
+            timeout=timeout_seconds,
             isolation_level=None,
             check_same_thread=False,
             cached_statements=256,
@@ -215,19 +226,9 @@ class SQLiteStorage:
         if not writing:
             connection.execute("PRAGMA query_only = ON")
             return
+        self._notice_new_file()
         connection.execute("PRAGMA cache_size = -65536")
         connection.execute("PRAGMA temp_store = MEMORY")
         connection.execute("PRAGMA wal_autocheckpoint = 10000")
         connection.execute(f"PRAGMA journal_size_limit = {64 << 20}")
         connection.execute(CREATE_BATCH)
-
-
-@contextmanager
-def _storage_errors() -> Iterator[None]:
-    """Let no driver's exception out."""
-    try:
-        yield
-    except sqlite3.Error as error:
-        raise StorageError(str(error)) from error
-    except OSError as error:
-        raise StorageError(str(error)) from error

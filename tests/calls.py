@@ -1,0 +1,153 @@
+"""What stands around a request in tests: a server's side, applications, and what was recorded."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from wsgiref.util import setup_testing_defaults
+
+import pytest
+
+TEXT = [("Content-Type", "text/plain")]
+
+
+def environ(path: str = "/", method: str = "GET", **more: Any) -> dict[str, Any]:
+    values: dict[str, Any] = {"PATH_INFO": path, "REQUEST_METHOD": method, "SCRIPT_NAME": ""}
+    setup_testing_defaults(values)
+    values["QUERY_STRING"] = ""
+    values.update(more)
+    return values
+
+
+class Server:
+    """A server's side of one request: what was started, written and raised."""
+
+    def __init__(self) -> None:
+        self.started: list[tuple[str, list[tuple[str, str]]]] = []
+        self.written: list[bytes] = []
+
+    def start_response(self, status: str, headers: Any, exc_info: Any = None) -> Any:
+        if exc_info is not None and self.written:
+            raise exc_info[1]
+        self.started.append((status, headers))
+        return self.written.append
+
+
+def lines(tmp_path: Path) -> list[dict[str, Any]]:
+    """Return the visits that are in the spool now."""
+    found = []
+    for segment in (tmp_path / "visits.db-spool").glob("*.ndjson"):
+        found += [json.loads(line) for line in segment.read_bytes().splitlines()[1:]]
+    return sorted(found, key=lambda line: line["timestamp"])
+
+
+def only_visit(tmp_path: Path) -> dict[str, Any]:
+    (visit,) = lines(tmp_path)
+    return visit
+
+
+def serve(app: Any, request: dict[str, Any]) -> tuple[str, bytes]:
+    """Run a request as a server does; return status and body."""
+    server = Server()
+    body = app(request, server.start_response)
+    try:
+        server.written.extend(body)
+    finally:
+        if hasattr(body, "close"):
+            body.close()
+    return server.started[-1][0], b"".join(server.written)
+
+
+class Body:
+    """An application's body that counts what is done to it."""
+
+    def __init__(self, *blocks: bytes | BaseException) -> None:
+        self.blocks = list(blocks)
+        self.taken = 0
+        self.closed = 0
+
+    def __iter__(self) -> Iterator[bytes]:
+        for block in self.blocks:
+            self.taken += 1
+            if isinstance(block, BaseException):
+                raise block
+            yield block
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+class SizedBody(Body):
+    def __len__(self) -> int:
+        return len(self.blocks)
+
+
+def answering(body: Any, status: str = "200 OK", headers: Any = TEXT) -> Any:
+    def app(environ: Any, start_response: Any) -> Any:
+        start_response(status, list(headers))
+        return body
+
+    return app
+
+
+def with_length(length: int) -> list[tuple[str, str]]:
+    return [*TEXT, ("Content-Length", str(length))]
+
+
+def generate(*blocks: bytes) -> Iterator[bytes]:
+    yield from blocks
+
+
+def generator_application(environ: Any, start_response: Any) -> Iterator[bytes]:
+    start_response("200 OK", list(TEXT))
+    yield b"a"
+    yield b"b"
+
+
+def writing(environ: Any, start_response: Any) -> Any:
+    start_response("200 OK", list(TEXT))(b"a")
+    return [b"b"]
+
+
+def made(make: Callable[[], Any], **answer: Any) -> Any:
+    """Return an application that makes its body anew for each request."""
+    return lambda environ, start_response: answering(make(), **answer)(environ, start_response)
+
+
+def file_of(environ: Any, start_response: Any) -> Any:
+    start_response("200 OK", with_length(2))
+    return environ["wsgi.file_wrapper"](io.BytesIO(b"ab"))
+
+
+APPLICATIONS = [
+    pytest.param(made(lambda: [b"a", b"b"]), id="list"),
+    pytest.param(made(lambda: (b"ab",)), id="tuple"),
+    pytest.param(made(lambda: generate(b"a", b"b")), id="generator"),
+    pytest.param(made(lambda: Body(b"a", b"", b"b")), id="iterable"),
+    pytest.param(made(lambda: SizedBody(b"a", b"b")), id="iterable with length"),
+    pytest.param(made(lambda: iter([b"a", b"b"])), id="iterator without close"),
+    pytest.param(generator_application, id="generator as application"),
+    pytest.param(writing, id="write"),
+    pytest.param(file_of, id="file wrapper"),
+]
+
+
+def sorry(environ: Any, start_response: Any) -> Any:
+    start_response("200 OK", list(TEXT))
+    try:
+        raise ValueError("late")
+    except ValueError as error:
+        start_response("500 Oops", list(TEXT), (ValueError, error, error.__traceback__))
+    return [b"sorry"]
+
+
+def too_late(environ: Any, start_response: Any) -> Any:
+    start_response("200 OK", list(TEXT))(b"sent")
+    try:
+        raise ValueError("too late")
+    except ValueError as error:
+        start_response("500 Oops", list(TEXT), (ValueError, error, error.__traceback__))
+    return []

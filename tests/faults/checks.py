@@ -1,0 +1,70 @@
+"""What must hold after any fault, and how to find, and kill, the process that ingests."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sqlite3
+import time
+from collections import Counter
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from load import Connection, Load
+from locks import ingesting
+from servers import TOKEN, Server
+from werkzeug.test import Client
+
+from wsgi_tracker import Tracker
+
+PATIENCE_SECONDS = 30
+needs_proc = pytest.mark.skipif(
+    not Path("/proc/locks").exists(), reason="finds processes through /proc"
+)
+
+
+def stored(folder: Path) -> Counter[int]:
+    """Return how often each request's id is stored, after the rest of the spool was ingested."""
+    database = folder / "visits.db"
+    with Tracker(lambda *_: [], database, require_token=False) as tracker:
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while "Wsgi-Tracker-Queued" in Client(tracker).get("/api/tracking/summary").headers:
+            assert time.monotonic() < deadline, "visits wait in the spool"
+    with closing(sqlite3.connect(database)) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+        assert dict(connection.execute("SELECT name, value FROM counts")).keys() == {"recorded"}
+        paths = connection.execute("SELECT path FROM user_visits").fetchall()
+    assert [path.name for path in database.with_name("visits.db-spool").glob("*.ndjson")] == []
+    return Counter(int(path.rpartition("/")[2]) for (path,) in paths)
+
+
+def check(load: Load, folder: Path) -> None:
+    counted = stored(folder)
+    assert load.crossed == set(), "answered with another's answer"
+    assert load.answered - counted.keys() == set(), "answered, and not counted"
+    assert {number for number, times in counted.items() if times > 1} == set(), "counted twice"
+    # Recorded, and killed before the last byte was sent: that is all there may be besides.
+    assert counted.keys() - load.answered - load.unanswered == set(), "never sent, and counted"
+
+
+def is_clean(log: str) -> bool:
+    return "locked" not in log and "Traceback" not in log
+
+
+def summary(port: int) -> tuple[int, int]:
+    """Return the total on a new connection, and the process that reported it."""
+    with Connection(port) as connection:
+        answer = connection.get("/api/tracking/summary", [f"Authorization: Bearer {TOKEN}"])
+    assert answer.status == 200, answer.body
+    assert "wsgi-tracker-queued" not in answer.headers
+    return json.loads(answer.body)["total_hits"], int(answer.headers["x-worker"])
+
+
+def kill_who_ingests(server: Server, folder: Path) -> bool:
+    holder = ingesting(folder)
+    if holder not in server.workers():
+        return False
+    os.kill(holder, signal.SIGKILL)
+    return True

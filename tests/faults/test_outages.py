@@ -1,0 +1,406 @@
+"""Storage and disks out of order under load: clients notice nothing, and the count is exact."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import sqlite3
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, closing, contextmanager
+from pathlib import Path
+
+import pytest
+from disks import full, immutable, small_disk
+from faultapp import answer
+from load import Connection, Load
+from servers import TOKEN, Server, gunicorn
+from werkzeug.test import Client
+
+from wsgi_tracker import Tracker, open_storage
+
+PATIENCE_SECONDS = 60
+SLOW_SECONDS = 5  # what a busy machine may take; an application that waited for us would take 30
+WORKERS = 2
+WAITS = "visits wait in the spool: "
+Begin = Callable[[Path], AbstractContextManager[None]]
+
+
+@contextmanager
+def server(database: Path, spool_bytes: int = 64 << 20) -> Iterator[Server]:
+    """Serve the application that is tracked in ``database``."""
+    with gunicorn(
+        "faultapp:tracked()",
+        folder=database.parent,
+        options=["--workers", str(WORKERS), "--worker-class", "gthread", "--threads", "4"],
+        python_path=[Path(__file__).parent],
+        environ={
+            "FAULTS_DATABASE": str(database),
+            "FAULTS_SPOOL_BYTES": str(spool_bytes),
+            "PYTHONDEVMODE": "",
+        },
+    ) as running:
+        yield running
+
+
+def ask(port: int) -> tuple[int, str]:
+    """Ask for the summary; return status and body."""
+    with Connection(port) as connection:
+        answer = connection.get("/api/tracking/summary", [f"Authorization: Bearer {TOKEN}"])
+    return answer.status, answer.body.decode()
+
+
+def wait_until(load: Load, reached: Callable[[], object], what: str) -> None:
+    """Let requests go on until something is so."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not reached():
+        assert time.monotonic() < deadline, what
+        load.wait_for(1)
+
+
+def recorded(database: Path) -> tuple[Counter[int], dict[str, int]]:
+    """Return how often each request is stored, the rest of the spool included, and the counts."""
+    with Tracker(lambda *_: [], database, require_token=False) as tracker:
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while "Wsgi-Tracker-Queued" in Client(tracker).get("/api/tracking/summary").headers:
+            assert time.monotonic() < deadline, "visits wait in the spool"
+    with closing(sqlite3.connect(database)) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+        counts = dict(connection.execute("SELECT name, value FROM counts"))
+        paths = connection.execute("SELECT path FROM user_visits").fetchall()
+    return Counter(int(path.rpartition("/")[2]) for (path,) in paths), counts
+
+
+def check_answers(load: Load, running: Server) -> None:
+    """Clients have noticed nothing, and no process has died."""
+    assert load.crossed == set()
+    assert load.unanswered == set()
+    assert load.slowest_seconds < SLOW_SECONDS
+    assert len(load.workers) <= WORKERS
+    assert not re.search("Traceback|SIG(?!TERM)|exited", running.log), running.log
+
+
+def messages(running: Server) -> tuple[list[str], list[str]]:
+    """Return what was logged of outages: their beginnings, and their ends."""
+    lines = [line for line in running.log.splitlines() if line.startswith(WAITS)]
+    ends = [line for line in lines if line.endswith("works again")]
+    return [line for line in lines if line not in ends], ends
+
+
+# --- outages that end by themselves --------------------------------------------------------------
+
+
+@contextmanager
+def locked(database: Path) -> Iterator[None]:
+    with closing(sqlite3.connect(database, isolation_level=None)) as other:
+        other.execute("PRAGMA busy_timeout = 30000")
+        other.execute("BEGIN EXCLUSIVE")
+        yield
+        other.execute("ROLLBACK")
+
+
+@contextmanager
+def disk_full(database: Path) -> Iterator[None]:
+    with full(database.parent):
+        yield
+
+
+@contextmanager
+def read_only(database: Path) -> Iterator[None]:
+    # Not its -shm, which SQLite maps: the kernel answers a write to that with SIGBUS.
+    with immutable([database, database.with_name(database.name + "-wal")]):
+        yield
+
+
+@contextmanager
+def newer_schema(database: Path) -> Iterator[None]:
+    set_version(database, 99)
+    yield
+    set_version(database, 1)
+
+
+def set_version(database: Path, version: int) -> None:
+    with closing(sqlite3.connect(database, timeout=30)) as other:
+        other.execute(f"PRAGMA user_version = {version}")
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A small disk for a database, its spool on another."""
+    with small_disk(tmp_path / "disk", 8) as folder:
+        (tmp_path / "spool").mkdir(mode=0o700)
+        (folder / "visits.db-spool").symlink_to(tmp_path / "spool")
+        yield folder
+
+
+@pytest.mark.parametrize(
+    ("begin", "says"),
+    [
+        pytest.param(locked, "end it", id="locked"),
+        pytest.param(disk_full, "make room|see the system's log", id="full"),
+        pytest.param(read_only, "mount|see the system's log", id="read-only"),
+        pytest.param(newer_schema, "install the newer release", id="newer schema"),
+    ],
+)
+def test_visits_wait_for_the_end_of_an_outage(
+    begin: Begin, says: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    folder = request.getfixturevalue("disk") if begin is disk_full else tmp_path
+    database = folder / "visits.db"
+    with server(database) as running, Load(lambda: running.port, clients=6) as load:
+        load.wait_for_workers(WORKERS)
+        load.wait_for(100)
+        with begin(database):
+            wait_until(load, lambda: messages(running)[0], "the outage is not logged")
+            load.wait_for(200)
+            status, _ = ask(running.port)
+        wait_until(load, lambda: ask(running.port)[0] == 200, "it does not resume")
+        load.wait_for(50)
+        load.stop()
+        reported = ask(running.port)
+
+    begun, over = messages(running)
+    check_answers(load, running)
+    assert status == 503
+    assert f'"total_hits": {load.count},' in reported[1]
+    assert recorded(database) == (Counter(load.answered), {"recorded": load.count})
+    assert all(re.search(says, line) for line in begun)
+    # Each process says it once.
+    assert 1 <= len(over) <= len(begun) <= WORKERS
+
+
+@pytest.mark.parametrize(
+    "begin",
+    [
+        pytest.param(locked, id="locked"),
+        pytest.param(disk_full, id="full"),
+        pytest.param(newer_schema, id="newer schema"),
+    ],
+)
+def test_workers_that_start_during_an_outage_serve(
+    begin: Begin, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    folder = request.getfixturevalue("disk") if begin is disk_full else tmp_path
+    database = folder / "visits.db"
+    with server(database) as gunicorn, Load(lambda: gunicorn.port, clients=4) as load:
+        load.wait_for_workers(WORKERS)
+        load.wait_for(50)
+        with begin(database):
+            gunicorn.process.send_signal(signal.SIGHUP)
+            load.wait_for_workers(WORKERS)
+            load.wait_for(100)
+        wait_until(load, lambda: ask(gunicorn.port)[0] == 200, "it does not resume")
+        load.wait_for(50)
+        load.stop()
+
+    counted, counts = recorded(database)
+    assert not re.search("Traceback|SIG(?!TERM|: hup)", gunicorn.log), gunicorn.log
+    assert set(counted.values()) == {1}
+    assert counted.keys() <= load.answered
+    assert counts["recorded"] == len(counted)
+    # Dropped: before the secret of user_hash could be read.
+    assert sum(counts.values()) == load.count
+
+
+def damaged(database: Path) -> AbstractContextManager[None]:
+    return swapped(database, overwrite)
+
+
+@contextmanager
+def swapped(database: Path, damage: Callable[[Path], None]) -> Iterator[None]:
+    good = database.read_bytes()
+    damage(database)
+    yield
+    database.write_bytes(good)
+
+
+@pytest.mark.parametrize(
+    ("begin", "says"),
+    [
+        pytest.param(disk_full, "disk of .* is full|see the system's log", id="full"),
+        pytest.param(damaged, "is damaged: move it", id="damaged"),
+    ],
+)
+def test_application_starts_whatever_befell_its_database(
+    begin: Begin, says: str, disk: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It was told to choose another path, and did not start."""
+
+    def start() -> Tracker:
+        return Tracker(answer, disk / "visits.db", require_token=False, ingest=False)
+
+    with start() as tracker:
+        assert Client(tracker).get("/t/1").status_code == 200
+        assert Client(tracker).get("/api/tracking/summary").status_code == 200
+    with begin(disk / "visits.db"), start() as tracker:
+        assert Client(tracker).get("/t/2").status_code == 200
+        assert Client(tracker).get("/api/tracking/summary").status_code == 503
+    counted, counts = recorded(disk / "visits.db")
+
+    assert counted[1] == 1
+    # Dropped: while the secret of user_hash could not be read.
+    assert sum(counts.values()) == 2
+    assert re.search(says, caplog.messages[0])
+
+
+# --- the file itself is lost ---------------------------------------------------------------------
+
+
+def files_of(database: Path) -> list[Path]:
+    return [database, *database.parent.glob(database.name + "-???")]
+
+
+def delete(database: Path) -> None:
+    for path in files_of(database):
+        path.unlink()
+
+
+def delete_database_alone(database: Path) -> None:
+    database.unlink()
+
+
+def replace(database: Path) -> None:
+    delete(database)
+    open_storage(database).close()
+
+
+@contextmanager
+def paused(running: Server) -> Iterator[None]:
+    """Stop every process: SQLite has no word for files that change while it works."""
+    os.killpg(running.process.pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.killpg(running.process.pid, signal.SIGCONT)
+
+
+@pytest.mark.parametrize(
+    "lose",
+    [
+        pytest.param(delete, id="deleted"),
+        pytest.param(delete_database_alone, id="its log left"),
+        pytest.param(replace, id="replaced"),
+    ],
+)
+def test_new_database_takes_what_the_spool_still_holds(
+    lose: Callable[[Path], None], tmp_path: Path
+) -> None:
+    database = tmp_path / "visits.db"
+    with server(database) as running, Load(lambda: running.port, clients=6) as load:
+        load.wait_for_workers(WORKERS)
+        load.wait_for(100)
+        assert ask(running.port)[0] == 200  # so one of them has it open: its inode is not reused
+        with paused(running):
+            before = set(load.answered)
+            lose(database)
+        wait_until(load, lambda: "deleted or replaced" in running.log, "it is not logged")
+        load.wait_for(100)
+        load.stop()
+        status = ask(running.port)[0]
+
+    check_answers(load, running)
+    counted, counts = recorded(database)
+    assert status == 200
+    assert set(counted.values()) == {1}
+    assert load.answered - before <= counted.keys() <= load.answered
+    assert counts == {"recorded": len(counted)}
+    assert 1 <= running.log.count("was deleted or replaced: visits go to") <= WORKERS
+
+
+def cut_in_half(database: Path) -> None:
+    os.truncate(database, database.stat().st_size // 2)
+
+
+def overwrite(database: Path) -> None:
+    """Fill all pages behind the first with what is no page."""
+    size = database.stat().st_size
+    with database.open("r+b") as file:
+        file.seek(4096)
+        file.write(os.urandom(size - 4096))
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [pytest.param(cut_in_half, id="cut"), pytest.param(overwrite, id="overwritten")],
+)
+def test_visits_wait_while_the_database_is_damaged(
+    damage: Callable[[Path], None], tmp_path: Path
+) -> None:
+    database = tmp_path / "visits.db"
+    with server(database) as running, Load(lambda: running.port, clients=6) as load:
+        load.wait_for_workers(WORKERS)
+        load.wait_for(300)
+        with locked(database):  # the file holds all, as that of a larger database would
+            pass
+        with closing(sqlite3.connect(database, timeout=30)) as other:
+            other.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        damage(database)
+        wait_until(load, lambda: messages(running)[0], "the damage is not logged")
+        before = set(load.answered)
+        load.wait_for(100)
+        status = ask(running.port)[0]
+        with paused(running):
+            for path in files_of(database):
+                shutil.move(path, tmp_path / f"broken-{path.name}")
+        wait_until(load, lambda: messages(running)[1], "it does not resume")
+        load.wait_for(50)
+        load.stop()
+
+    check_answers(load, running)
+    counted, counts = recorded(database)
+    assert status == 503
+    assert set(counted.values()) == {1}
+    assert load.answered - before <= counted.keys() <= load.answered
+    assert counts == {"recorded": len(counted)}
+    assert 1 <= len(messages(running)[0]) <= WORKERS
+    assert all("is damaged: move it" in line for line in messages(running)[0])
+
+
+# --- the spool's disk ----------------------------------------------------------------------------
+
+
+def test_full_spool_drops_and_counts_exactly(tmp_path: Path) -> None:
+    database = tmp_path / "visits.db"
+    with (
+        small_disk(tmp_path / "visits.db-spool", 2) as spool,
+        server(database) as running,
+        Load(lambda: running.port, clients=6) as load,
+    ):
+        load.wait_for(100)
+        with full(spool):
+            wait_until(load, lambda: "visits are dropped" in running.log, "it is not logged")
+            load.wait_for(100)
+        wait_until(load, lambda: "cannot be written: works again" in running.log, "no end")
+        load.wait_for(100)
+        load.stop()
+        status = ask(running.port)[0]
+        running.stop()
+        counted, counts = recorded(database)
+
+    check_answers(load, running)
+    assert status == 200
+    assert set(counted.values()) == {1}
+    assert counted.keys() <= load.answered
+    assert counts["recorded"] == len(counted)
+    # Torn: what a write that filled the last page left of a line.
+    assert sum(counts.values()) == load.count
+    assert counts["dropped"] >= 100 - counts.get("torn", 0)
+    assert 1 <= running.log.count("visits are dropped") / 2 <= WORKERS  # begun, and over
+    assert "No space left on device; make room" in running.log
+
+
+def test_deleted_spool_costs_no_visit(tmp_path: Path) -> None:
+    database = tmp_path / "visits.db"
+    with server(database) as running, Load(lambda: running.port, clients=6) as load:
+        load.wait_for_workers(WORKERS)
+        load.wait_for(100)
+        shutil.rmtree(tmp_path / "visits.db-spool")
+        wait_until(load, lambda: running.log.count("was deleted or cut") == WORKERS, "no log")
+        load.wait_for(100)
+        load.stop()
+
+    check_answers(load, running)
+    assert recorded(database) == (Counter(load.answered), {"recorded": load.count})
