@@ -72,7 +72,7 @@ class BeforeIngest:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._storage, name)
 
-    def ingest(self, *args: Any, **options: Any) -> None:
+    def ingest(self, *args: Any, **options: Any) -> Any:
         act, self._act = self._act, lambda: None
         act()
-        self._storage.ingest(*args, **options)
+        return self._storage.ingest(*args, **options)

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import webtest
 
-from wsgi_tracker import Tracker, TrackerError, open_storage
+from wsgi_tracker import Tracker, TrackerError, open_storage, wrap
 from wsgi_tracker.errors import ConfigurationError
 
 NOBODY = 65534
@@ -151,12 +151,76 @@ def test_old_sqlite_is_refused(
         pytest.param({"trusted_proxies": 5}, id="proxies are a number"),
         pytest.param({"trusted_proxies": [5]}, id="proxy is a number"),
         pytest.param({"prefix": None}, id="prefix is nothing"),
+        pytest.param({"ingest": "no"}, id="ingest is text"),
+        pytest.param({"ingest": None}, id="ingest is nothing"),
+        pytest.param({"token": "t", "require_token": "no"}, id="require_token is text"),
         pytest.param({"fsync": 1}, id="fsync is a number"),
     ],
 )
 def test_option_that_cannot_work_is_refused(options: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError):
-        Tracker(hello, tmp_path / "visits.db", ingest=False, **options).close()
+        Tracker(hello, tmp_path / "visits.db", **{"ingest": False, **options}).close()
+
+
+@pytest.mark.parametrize("database", [None, 5, b"visits.db"])
+def test_database_that_is_no_path_is_refused(
+    database: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    with pytest.raises(ConfigurationError, match="database is a path"):
+        Tracker(hello, database)
+
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_missing_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=f"directory: '{tmp_path}/missing'"):
+        Tracker(hello, tmp_path / "missing" / "visits.db")
+
+
+@pytest.mark.parametrize(
+    ("kind", "place", "refused"),
+    [
+        pytest.param("nfs4", "/", True, id="NFS"),
+        pytest.param("cifs", "{folder}", True, id="CIFS"),
+        pytest.param("fuse.sshfs", "{folder}", True, id="SSH"),
+        pytest.param("ext4", "{folder}", False, id="disk"),
+        pytest.param("nfs4", "{folder}-other", False, id="NFS elsewhere"),
+    ],
+)
+def test_network_filesystem_is_refused(
+    kind: str, place: str, refused: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "a b"
+    folder.mkdir()
+    mounts = tmp_path / "mountinfo"
+    root = "22 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw\n"
+    place = place.format(folder=folder).replace(" ", "\\040")
+    mounts.write_text(f"{root}36 22 0:32 / {place} rw shared:2 master:1 - {kind} host:/x rw\n")
+    monkeypatch.setattr("wsgi_tracker.mounts.MOUNTS", mounts)
+
+    if refused:
+        with pytest.raises(ConfigurationError, match=rf"network filesystem \({kind}\)"):
+            Tracker(hello, folder / "visits.db", token="right")
+    else:
+        Tracker(hello, folder / "visits.db", token="right").close()
+
+
+@pytest.mark.parametrize("name", ["no_such_module:app", "no_such_package.module:app"])
+def test_module_that_is_missing_is_named(name: str) -> None:
+    with pytest.raises(ConfigurationError, match="there is no module 'no_such_"):
+        wrap(name)
+
+
+def test_module_with_a_missing_import_raises_its_own_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "broken_shop.py").write_text("import no_such_module\n")
+    monkeypatch.syspath_prepend(tmp_path)
+
+    with pytest.raises(ModuleNotFoundError, match="no_such_module"):
+        wrap("broken_shop:app")
 
 
 def test_errors_are_of_one_family(tmp_path: Path) -> None:

@@ -67,7 +67,7 @@ def test_production_configuration_runs_an_application_it_does_not_touch(tmp_path
         "    start_response('200 OK', [('Content-Length', '5')])\n"
         "    return [b'boxes']\n"
     )
-    options = ["-c", str(EXAMPLES / "gunicorn.conf.py"), "--workers", "2"]
+    options = ["-c", str(EXAMPLES / "production" / "gunicorn.conf.py"), "--workers", "2"]
 
     with gunicorn(
         "wsgi_tracker:wrap('shop:app', 'own.db')",
@@ -90,7 +90,7 @@ def test_production_configuration_wants_a_token(tmp_path: Path) -> None:
     server = gunicorn(
         "wsgi_tracker:wrap('shop:app')",
         folder=tmp_path,
-        options=["-c", str(EXAMPLES / "gunicorn.conf.py")],
+        options=["-c", str(EXAMPLES / "production" / "gunicorn.conf.py")],
         environ={"WSGI_TRACKER_TOKEN": ""},
     )
 

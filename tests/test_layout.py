@@ -10,7 +10,7 @@ import wsgi_tracker
 PACKAGE = Path(wsgi_tracker.__file__).parent
 # From what knows nothing of the rest to what assembles it; a module imports what stands before it.
 ORDER = """
-    errors process visitors endpoints visit period reports
+    errors process mounts visitors endpoints visit period reports
     storage storage.faults storage.lines storage.pool storage.schema storage.intake storage.sqlite
     secret segments hostlock spool ingest health observation query auth api middleware __init__ demo
     __main__

@@ -310,3 +310,24 @@ def test_application_that_never_starts_a_response_counts_as_500(
     tracked(lambda environ, start_response: [b""])(environ(), Server().start_response)
 
     assert only_visit(tmp_path)["status"] == 500
+
+
+def test_answer_that_is_replaced_before_its_first_byte_does_not_count(
+    tracked: Tracked, tmp_path: Path
+) -> None:
+    """The length of the answer that was replaced stayed in force: 2 bytes were recorded."""
+
+    def app(environ: Any, start_response: Any) -> Iterator[bytes]:
+        start_response("200 OK", [*TEXT, ("Content-Length", "2")])
+        yield b""
+        problem = (ValueError, ValueError("x"), None)
+        start_response("500 Sorry", [*TEXT, ("Content-Length", "5")], problem)
+        yield b"so"
+        yield b"rry"
+
+    # As waitress does: it sends nothing for an empty block.
+    body = tracked(app)(environ(), lambda status, headers, exc_info=None: None)
+    assert b"".join(body) == b"sorry"
+
+    visit = only_visit(tmp_path)
+    assert (visit["status"], visit["bytes_sent"], "error" in visit) == (500, 5, False)

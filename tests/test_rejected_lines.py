@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 from hosts import GOOD, OTHER, Host, many
 
+from wsgi_tracker import Visit
+
 
 @pytest.mark.parametrize(
     ("content", "hits", "rejected"),
@@ -138,3 +140,17 @@ def test_one_bad_line_among_thousands_costs_only_itself(host: Host) -> None:
 
     assert host.hits() == 3000
     assert host.rejected() == b"null\n"
+
+
+def test_visit_is_read_as_it_was_written(host: Host) -> None:
+    written = [
+        Visit(1_755_081_000_000_001, "a" * 32, "GET", "/boxes", "/boxes/7", 200, host="shop"),
+        Visit(
+            1_755_081_000_000_000, "b" * 32, "POST", "/boxes", user_agent="x", referer="https://y/"
+        ),
+    ]
+    host.segment(b"".join(visit.line() for visit in written))
+
+    host.ingest()
+
+    assert host.storage.visits(9) == written

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import webtest
 
+from wsgi_tracker import Tracker
 from wsgi_tracker.errors import StorageError
 from wsgi_tracker.secret import Secret
 
@@ -23,16 +26,16 @@ class Storage:
 
 
 def test_copy_answers_while_storage_does_not(tmp_path: Path) -> None:
-    Secret(Storage(b"a" * 32), tmp_path)()
+    Secret(tmp_path).ask(Storage(b"a" * 32))
 
-    assert Secret(Storage(None), tmp_path)() == b"a" * 32
+    assert Secret(tmp_path).ask(Storage(None)) == b"a" * 32
 
 
 def test_storage_decides_where_the_copy_differs(tmp_path: Path) -> None:
-    Secret(Storage(b"a" * 32), tmp_path)()
+    Secret(tmp_path).ask(Storage(b"a" * 32))
 
-    assert Secret(Storage(b"b" * 32), tmp_path)() == b"b" * 32
-    assert Secret(Storage(None), tmp_path)() == b"b" * 32
+    assert Secret(tmp_path).ask(Storage(b"b" * 32)) == b"b" * 32
+    assert Secret(tmp_path).ask(Storage(None)) == b"b" * 32
 
 
 @pytest.mark.parametrize(
@@ -44,19 +47,39 @@ def test_storage_decides_where_the_copy_differs(tmp_path: Path) -> None:
     ],
 )
 def test_damaged_copy_is_no_secret(damage: object, tmp_path: Path) -> None:
-    Secret(Storage(b"a" * 32), tmp_path)()
+    Secret(tmp_path).ask(Storage(b"a" * 32))
     damage(tmp_path / "secret")  # type: ignore[operator]
 
     with pytest.raises(StorageError, match="locked"):
-        Secret(Storage(None), tmp_path)()
+        Secret(tmp_path).ask(Storage(None))
 
 
 def test_only_the_owner_reads_the_copy(tmp_path: Path) -> None:
-    Secret(Storage(b"a" * 32), tmp_path)()
+    Secret(tmp_path).ask(Storage(b"a" * 32))
 
     assert [path.name for path in tmp_path.iterdir()] == ["secret"]
     assert (tmp_path / "secret").stat().st_mode & 0o777 == 0o600
 
 
 def test_folder_that_is_missing_costs_only_the_copy(tmp_path: Path) -> None:
-    assert Secret(Storage(b"a" * 32), tmp_path / "missing")() == b"a" * 32
+    assert Secret(tmp_path / "missing").ask(Storage(b"a" * 32)) == b"a" * 32
+
+
+def test_database_that_is_made_anew_hashes_as_the_one_before(
+    tracked: Callable[..., Tracker], tmp_path: Path
+) -> None:
+    """A running process went on with the old secret, and new ones took another."""
+    running = webtest.TestApp(tracked())
+    running.get("/")
+    running.get("/api/tracking/summary")
+    for path in tmp_path.glob("visits.db*"):
+        if path.is_file():
+            path.unlink()
+    running.get("/")
+    running.get("/api/tracking/summary")
+
+    started = webtest.TestApp(tracked())
+    started.get("/")
+    summary = started.get("/api/tracking/summary").json
+
+    assert (summary["total_hits"], summary["total_unique_users"]) == (3, 1)

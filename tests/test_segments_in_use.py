@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 from hosts import GOOD, OTHER, BeforeIngest, Host
 
-from wsgi_tracker.errors import StorageError
 from wsgi_tracker.segments import SUFFIX, Segment, header
 from wsgi_tracker.spool import Spool
 
@@ -154,20 +153,24 @@ def test_what_replaces_a_segment_stops_nothing(kind: str, host: Host, tmp_path: 
 
 
 @pytest.mark.parametrize("kind", ["pipe", "link"])
-def test_what_replaces_the_rejected_lines_is_an_outage(
-    kind: str, host: Host, tmp_path: Path
+def test_what_replaces_the_rejected_lines_stops_no_visit(
+    kind: str, host: Host, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = host.folder / "rejected.ndjson"
     os.mkfifo(path) if kind == "pipe" else path.symlink_to(tmp_path / "elsewhere")
-    host.segment(b"garbage\n" + GOOD)
-
-    with pytest.raises(StorageError, match="rejected"):
+    for _ in range(2):
+        host.segment(b"garbage\n" + GOOD)
         host.ingest()
     path.unlink()
+    host.segment(b"more garbage\n" + GOOD)
     host.ingest()
 
     assert not (tmp_path / "elsewhere").exists()
-    assert (host.hits(), host.rejected()) == (1, b"garbage\n")
+    assert host.rejected() == b"more garbage\n"
+    assert host.counts() == {"recorded": 3, "rejected": 3}
+    failed, over = [message for message in caplog.messages if "not kept" in message]
+    assert "rejected.ndjson" in failed
+    assert "works again" in over
 
 
 def test_live_segment_that_was_cut_stops_nothing(host: Host) -> None:

@@ -96,7 +96,7 @@ def test_corrupt_database_stops_reports_not_the_application(
 def test_commit_that_fails_stores_nothing_and_the_next_stores_all(
     host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    host.segment(many(10))
+    segment = host.segment(many(10))
 
     def fail(*args: Any) -> None:
         raise sqlite3.OperationalError("database or disk is full")
@@ -104,13 +104,31 @@ def test_commit_that_fails_stores_nothing_and_the_next_stores_all(
     monkeypatch.setattr("wsgi_tracker.storage.intake._add_counts", fail)
     with pytest.raises(StorageError, match="disk is full"):
         host.ingest()
-    after_failure = (host.hits(), len(host.segments()), host.storage.positions())
+    after_failure = (host.hits(), len(host.segments()), host.storage.positions([segment.stem]))
     monkeypatch.undo()
     host.ingest()
 
     assert after_failure == (0, 1, {})
     assert host.hits() == 10
     assert host.counts() == {"recorded": 10}
+
+
+def test_commit_that_fails_for_long_keeps_a_rejected_line_once(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host.segment(b"garbage\n" + many(1))
+
+    def fail(*args: Any) -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    monkeypatch.setattr("wsgi_tracker.storage.intake._add_counts", fail)
+    for _ in range(3):
+        assert not host.ingester.wake()
+    monkeypatch.undo()
+    host.ingest()
+
+    assert host.rejected() == b"garbage\n"
+    assert host.counts() == {"recorded": 1, "rejected": 1}
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,10 @@
 """Track the visits of any WSGI application: ``app = Tracker(app)``."""
 
+import os
+
+if os.name != "posix":
+    raise ImportError("wsgi_tracker runs on Linux and macOS: its spool relies on POSIX file locks")
+
 from .errors import TrackerError
 from .middleware import Tracker, wrap
 from .storage import open_storage

@@ -83,7 +83,7 @@ class Api:
 
     def _respond(self, environ: WSGIEnvironment, name: str) -> Response:
         if not self._auth.allows(environ):
-            return _unauthorized(self._auth)
+            return _unauthorized(self._auth, environ.get("HTTP_AUTHORIZATION"))
         report = self._reports.get(name)
         if report is None:
             message = f"there is no such report; there are {', '.join(self._reports)}"
@@ -159,9 +159,11 @@ def _error(status: HTTPStatus, code: str, message: str, parameter: str | None = 
     return _json(status, {"error": {"code": code, "message": message, "parameter": parameter}})
 
 
-def _unauthorized(auth: Auth) -> Response:
+def _unauthorized(auth: Auth, given: str | None) -> Response:
     if auth.has_token:
         message = "send the header 'Authorization: Bearer <your-api-token>'"
+        if given is not None:
+            message += "; what it holds is no token that is set here"
     else:
         message = f"reports need a token here, and none is set: {ADVICE}"
     response = _error(HTTPStatus.UNAUTHORIZED, "unauthorized", message)

@@ -39,6 +39,10 @@ class Auth:
                 "for, or answer everybody"
             )
         self._digests = [_digest(token.encode()) for token in _tokens(token)]
+        if require_token not in (None, True, False):
+            raise ConfigurationError(
+                f"require_token is None, True or False, given {require_token!r}"
+            )
         if require_token and not self._digests:
             raise ConfigurationError(f"require_token=True, but there is no token: {ADVICE}")
         self._require_token = require_token

@@ -63,7 +63,7 @@ def demo(out: TextIO) -> None:
         _visit(port)
         for report in (*REPORTS, "visits?limit=3"):
             path = f"/api/tracking/{report}"
-            out.write(f"\n$ curl -H 'Authorization: Bearer ...' http://127.0.0.1:{port}{path}\n")
+            out.write(f"\n$ curl -H 'Authorization: Bearer ...' 'http://127.0.0.1:{port}{path}'\n")
             out.write(json.dumps(_report(port, path, token), indent=2) + "\n")
         hits = _report(port, "/api/tracking/summary", token)["total_hits"]
     out.write(f"\n{REQUESTS} requests sent to {WORKERS} workers, {hits} visits recorded.\n")
@@ -90,7 +90,11 @@ def _gunicorn(database: Path, token: str, out: TextIO) -> Iterator[int]:
         yield _port(server)
     finally:
         server.terminate()
-        server.communicate(timeout=30)
+        try:
+            server.communicate(timeout=30)
+        except subprocess.TimeoutExpired:
+            server.kill()
+            server.communicate()
 
 
 def _port(server: subprocess.Popen[str]) -> int:

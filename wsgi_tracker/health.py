@@ -7,7 +7,8 @@ database take. What moves from spool to storage meanwhile may be missing for tha
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -113,8 +114,15 @@ class HealthCheck:
     def look(self, now: int) -> Health:
         """Return how tracking is at ``now``, in microseconds since the epoch. Never raises."""
         problems: list[str] = []
-        storage = self._look_at_storage(problems)
-        spool = self._look_at_spool(storage, problems)
+        folder, sizes, segments, spool = self._spool.folder, {}, [], SpoolFacts()
+        with _spool_problems(problems):
+            sizes = segment_sizes(folder)
+            segments = [segment.id for segment in _opened(folder, sizes)]
+            spool = SpoolFacts(sum(sizes.values()), len(sizes))
+        storage = self._look_at_storage(segments, problems)
+        if storage is not None and spool.segments is not None:
+            with _spool_problems(problems):
+                spool = _add_queue(spool, folder, sizes, storage)
         return Health(
             self.problems(spool.oldest_timestamp, now) + problems,
             [] if storage is None else _warnings(storage),
@@ -124,9 +132,9 @@ class HealthCheck:
             storage,
         )
 
-    def _look_at_storage(self, problems: list[str]) -> StorageFacts | None:
+    def _look_at_storage(self, segments: list[str], problems: list[str]) -> StorageFacts | None:
         try:
-            facts = self._storage.facts()
+            facts = self._storage.facts(segments)
         except StorageError as error:
             problems.append(f"the database cannot be read: {error}")
             return None
@@ -134,32 +142,36 @@ class HealthCheck:
             problems.append(self._ingester.problem)
         return facts
 
-    def _look_at_spool(self, storage: StorageFacts | None, problems: list[str]) -> SpoolFacts:
+
+@contextmanager
+def _spool_problems(problems: list[str]) -> Iterator[None]:
+    try:
+        with spool_errors():
+            yield
+    except StorageError as error:
+        problems.append(f"{error}; it is a folder that this process must read and write")
+
+
+def _opened(folder: Path, names: Iterable[str]) -> Iterator[Segment]:
+    """Open one segment at a time: there may be thousands."""
+    for segment in open_segments(folder, names):
         try:
-            with spool_errors():
-                folder = self._spool.folder
-                sizes = segment_sizes(folder)
-                facts = SpoolFacts(sum(sizes.values()), len(sizes))
-                return facts if storage is None else _add_queue(facts, folder, sizes, storage)
-        except StorageError as error:
-            problems.append(f"{error}; it is a folder that this process must read and write")
-            return SpoolFacts()
+            yield segment
+        finally:
+            segment.close()
 
 
 def _add_queue(
     facts: SpoolFacts, folder: Path, names: Iterable[str], storage: StorageFacts
 ) -> SpoolFacts:
     queued, queued_bytes, timestamps = 0, 0, []
-    for segment in open_segments(folder, list(names)):
-        try:
-            start, end = _unread(segment, storage.positions)
-            if start < end:
-                queued_bytes += end - start
-                timestamps.append(segment.timestamp_at(start))
-                if queued_bytes <= MAX_COUNTED_BYTES:
-                    queued += segment.count_visits(start, end)
-        finally:
-            segment.close()
+    for segment in _opened(folder, names):
+        start, end = _unread(segment, storage.positions)
+        if start < end:
+            queued_bytes += end - start
+            timestamps.append(segment.timestamp_at(start))
+            if queued_bytes <= MAX_COUNTED_BYTES:
+                queued += segment.count_visits(start, end)
     return replace(
         facts,
         queued=queued if queued_bytes <= MAX_COUNTED_BYTES else None,

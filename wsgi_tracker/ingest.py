@@ -6,10 +6,12 @@ visits are stored, and what this process remembers only saves it from looking.
 
 from __future__ import annotations
 
+import math
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from bisect import bisect
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,10 +19,11 @@ from typing import Any
 from .errors import Outage, StorageError
 from .hostlock import HostLock
 from .process import new_lock, unpatched, watch_forks
-from .segments import REJECTED, BatchReader, Segment, open_segments, segment_sizes
+from .segments import REJECTED, BatchReader, Segment, open_segments, segment_sizes, write_whole
 from .storage import FINISHED, Positions, Storage
 
 BATCH_BYTES = 4 << 20
+MAX_OPEN = 64  # segments of a batch; some systems give a process 256 descriptors for everything
 SHORTEST_PAUSE_SECONDS = 0.05
 LONGEST_PAUSE_SECONDS = 1.0
 # A batch of 50 visits costs twice the CPU per visit that one of 1,000 does, so who works much also
@@ -47,6 +50,9 @@ class Ingester:
     survives a power cut; otherwise what cannot be read from the spool again does.
     """
 
+    # A server that stops kills what takes long; the rest is safe in the spool.
+    CLOSING_SECONDS = 2.0
+
     def __init__(
         self,
         storage: Storage,
@@ -64,11 +70,15 @@ class Ingester:
         self._host_lock = HostLock.of(folder)
         self._outage = Outage("visits wait in the spool")
         self._refused = Outage("visits of another user wait in the spool")
+        self._unkept = Outage("lines that are no visits are counted, but not kept")
         self._reset()
         watch_forks(in_child=self._reset)  # the parent's thread is not inherited
 
     def _reset(self) -> None:
-        self._hints: dict[str, int] = {}  # segment file -> end of the lines known to be stored
+        # Segment file -> its size when last read to the end: there is nothing new in it.
+        self._hints: dict[str, int] = {}
+        self._last_name = ""  # of the last batch
+        self._refused_names: set[str] = set()
         self._look_at = 0.0
         self._ingested_bytes = 0
         self._start_lock = new_lock()  # guards the two that follow
@@ -97,25 +107,32 @@ class Ingester:
     def _run(self, stop: Any, stopped: Any) -> None:
         pause = SHORTEST_PAUSE_SECONDS
         while not stop.acquire(timeout=pause):
-            pause = self._host_lock.rest_seconds(LONGEST_PAUSE_SECONDS) or self._work(pause)
+            pause = self._host_lock.rest_seconds(LONGEST_PAUSE_SECONDS) or self._work(pause, stop)
         stopped.release()
 
-    def _work(self, pause: float) -> float:
+    def _work(self, pause: float, stop: Any) -> float:
         """Ingest, and return how long to rest then: long after much work, or if there is none."""
         began = time.monotonic()
-        if not self.wake():
+        if not self._ingest_while(stop.locked):
             return min(pause * 1.5, LONGEST_PAUSE_SECONDS)
         pause = REST_PER_WORK * (time.monotonic() - began)
         pause = min(max(pause, SHORTEST_PAUSE_SECONDS), LONGEST_PAUSE_SECONDS)
         self._host_lock.rest(pause)
         return pause
 
-    def wake(self) -> bool:
-        """Ingest all there is; True if there was anything. Never raises: the log says why."""
+    def wake(self, seconds: float = math.inf) -> bool:
+        """Ingest all there is, but begin no batch after ``seconds``; True if there was anything.
+
+        Never raises: the log says why.
+        """
+        deadline = time.monotonic() + seconds
+        return self._ingest_while(lambda: time.monotonic() < deadline)
+
+    def _ingest_while(self, may_go_on: Callable[[], bool]) -> bool:
         before = self._ingested_bytes
         try:
             self._on_wake()
-            while self.run_once():
+            while self.run_once() and may_go_on():
                 pass
         except StorageError:
             pass  # it is logged
@@ -156,59 +173,80 @@ class Ingester:
         return more
 
     def _ingest_batch(self) -> bool:
-        segments = self._open_segments()
-        try:
-            # Locked before their size is read: nothing can be added to what is read to its end.
-            orphaned = [segment for segment in segments if segment.lock()]
-            work = [segment for segment in segments if self._has_work(segment)]
-            if not work:
-                return False
-            reading = BatchReader(work, self._batch_bytes)
-            self._storage.ingest(
-                reading.read, self._keep_rejected, durable=self._durable or bool(orphaned)
-            )
-            for segment in reading.finished:
-                segment.unlink()
-            # Only now, as other threads read it: what is not committed is not stored.
-            self._hints = {**self._hints, **reading.ends}
-            self._ingested_bytes += reading.size_bytes
-            return reading.more
-        finally:
-            for segment in segments:
-                segment.close()
+        chosen, more = self._choose()
+        with ExitStack() as opened:
+            segments = self._open(chosen, opened)
+            if not more:
+                self._tell_refused()
+            reading = BatchReader(segments, self._batch_bytes)
+            if segments:
+                self._store(reading)
+        # Only now, as other threads read it: what is not committed is not stored.
+        self._hints = {**self._hints, **chosen, **reading.ends}
+        self._ingested_bytes += reading.size_bytes
+        return more or reading.more
 
-    def _open_segments(self) -> list[Segment]:
-        """Open the segments that grew and, now and then, all others."""
+    def _choose(self) -> tuple[dict[str, int], bool]:
+        """Return segments of one batch, with their sizes, and whether others are left for the next.
+
+        They are those that grew and, now and then, all.
+        """
         sizes = segment_sizes(self._folder)
         now = time.monotonic()
-        look = now >= self._look_at
-        if look:
+        if now >= self._look_at:
             self._look_at = now + LOOK_SECONDS
             self._hints = {}  # the database may have been replaced by one that lacks these lines
+            self._refused_names = set()
         hints = self._hints
-        names = [name for name, size in sizes.items() if look or size != hints.get(name)]
-        refused: list[str] = []
-        segments = list(open_segments(self._folder, names, refused.append))
-        if refused:
+        names = sorted(name for name, size in sizes.items() if size != hints.get(name))
+        # In turn, as some grow all the time.
+        turn = bisect(names, self._last_name)
+        names = names[turn:] + names[:turn]
+        chosen = {name: sizes[name] for name in names[:MAX_OPEN]}
+        self._last_name = next(reversed(chosen), "")
+        return chosen, len(names) > len(chosen)
+
+    def _open(self, names: Iterable[str], opened: ExitStack) -> list[Segment]:
+        segments = []
+        for segment in open_segments(self._folder, names, self._refused_names.add):
+            opened.callback(segment.close)
+            segments.append(segment)
+        return segments
+
+    def _tell_refused(self) -> None:
+        if self._refused_names:
             self._refused.report(
-                f"no permission to read {min(refused)}; let all processes run as one user, or give "
-                f"the files in {self._folder} to the one who ingests"
+                f"no permission to read {min(self._refused_names)}; let all processes run as one "
+                f"user, or give the files in {self._folder} to the one who ingests"
             )
         else:
             self._refused.over()
-        return segments
 
-    def _has_work(self, segment: Segment) -> bool:
-        return segment.orphaned or segment.size() != self._hints.get(segment.name)
+    def _store(self, reading: BatchReader) -> None:
+        # Locked before their size is read: nothing can be added to what is read to its end.
+        orphaned = [segment for segment in reading.segments if segment.lock()]
+        rejected = self._storage.ingest(
+            [segment.id for segment in reading.segments],
+            reading.read,
+            durable=self._durable or bool(orphaned),
+        )
+        if rejected:  # only now: a commit that fails is tried again, and finds them again
+            self._keep_rejected(rejected)
+        for segment in reading.finished:
+            segment.unlink()
 
     def _keep_rejected(self, lines: Sequence[bytes]) -> None:
-        path = self._folder / REJECTED
-        fd = os.open(path, REJECTED_FLAGS, 0o600)
         try:
-            if os.fstat(fd).st_size < MAX_REJECTED_BYTES:
-                os.write(fd, b"".join(line + b"\n" for line in lines))
-        finally:
-            os.close(fd)
+            fd = os.open(self._folder / REJECTED, REJECTED_FLAGS, 0o600)
+            try:
+                if os.fstat(fd).st_size < MAX_REJECTED_BYTES:
+                    write_whole(fd, b"".join(line + b"\n" for line in lines))
+            finally:
+                os.close(fd)
+        except OSError as error:  # they are no visits: nothing else waits for them
+            self._unkept.report(str(error))
+        else:
+            self._unkept.over()
 
     def catch_up(self, seconds: float) -> Queue:
         """Ingest, or wait for who does, all that is in the spool now; return what is left.
@@ -228,15 +266,16 @@ class Ingester:
         deadline = time.monotonic() + seconds
         pause = 0.001
         while wanted:
-            self.run_once()
-            stored = self._storage.positions()
+            more = self.run_once()
+            stored = self._storage.positions(list(wanted))
             wanted = {id: line for id, line in wanted.items() if _behind(stored, id, line.end)}
             if not wanted:
                 break
             if time.monotonic() > deadline:
                 return self._queue(wanted, stored)
-            time.sleep(pause)
-            pause = min(pause * 2, 0.02)
+            if not more:
+                time.sleep(pause)
+                pause = min(pause * 2, 0.02)
         return Queue()
 
     def _backlog(self) -> dict[str, _LastLine]:

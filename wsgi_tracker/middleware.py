@@ -18,6 +18,7 @@ from .endpoints import EndpointFinder, endpoint_finder
 from .errors import ConfigurationError, StorageError, logger
 from .health import HealthCheck
 from .ingest import Ingester
+from .mounts import refuse_network
 from .observation import Observation, Recorder
 from .process import threads_run
 from .secret import Secret
@@ -70,8 +71,8 @@ class Tracker:
             raise ConfigurationError(f"app is a WSGI application, given {app!r}")
         _check_positive("max_endpoints", max_endpoints)
         _check_positive("max_spool_bytes", max_spool_bytes)
-        if not isinstance(fsync, bool):
-            raise ConfigurationError(f"fsync is True or False, given {fsync!r}")
+        _check_flag("ingest", ingest)
+        _check_flag("fsync", fsync)
         self._app = app
         self._prefix = _checked_prefix(prefix)
         self._ingest = ingest
@@ -80,9 +81,10 @@ class Tracker:
         auth = Auth(token, require_token)
 
         path = database_path(database)
-        self._storage = open_storage(path, max_endpoints=max_endpoints)
         folder = path.with_name(path.name + "-spool")
-        visitors = Visitors(Secret(self._storage.secret, folder), trusted_proxies)
+        secret = Secret(folder)
+        self._storage = open_storage(path, max_endpoints=max_endpoints, make_secret=secret.make)
+        visitors = Visitors(lambda: secret.ask(self._storage.secret), trusted_proxies)
         _prepare(folder, visitors)
         self._spool = Spool(
             folder, max_bytes=max_spool_bytes, fsync=fsync, on_open=self._recording_began
@@ -151,7 +153,7 @@ class Tracker:
         self._spool.close()
         self._ingester.close()
         if self._ingest:
-            self._ingester.wake()
+            self._ingester.wake(Ingester.CLOSING_SECONDS)
         self._storage.close()
 
     def __enter__(self) -> Tracker:
@@ -175,7 +177,7 @@ def wrap(name: str, database: str | Path = "visits.db", **options: Any) -> Track
     module_name, separator, attribute = name.partition(":")
     if not separator or not module_name or not attribute:
         raise ConfigurationError(f"an application is named 'package.module:app', given {name!r}")
-    target: Any = importlib.import_module(module_name)
+    target = _imported(module_name)
     for part in attribute.removesuffix("()").split("."):
         try:
             target = getattr(target, part)
@@ -194,10 +196,23 @@ def _threads_run() -> bool:
     return False
 
 
+def _imported(name: str) -> Any:
+    """Import a module; one that is missing is a mistake of who named it, not a fault of its code."""
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{name}.".startswith(f"{error.name}."):
+            raise
+        raise ConfigurationError(
+            f"there is no module {error.name!r} in {os.getcwd()} or where else Python looks"
+        ) from error
+
+
 def _prepare(folder: Path, visitors: Visitors) -> None:
     """Try what recording needs, while somebody is there to read the message."""
     try:
         make_folder(folder)
+        refuse_network(folder)
         if not os.access(folder, os.W_OK | os.X_OK):
             raise PermissionError(f"no permission to write to {folder}")
     except OSError as error:
@@ -217,6 +232,11 @@ def _checked_prefix(prefix: str) -> str:
             f"prefix begins with a slash and ends without one, as '/api/tracking'; given {prefix!r}"
         )
     return prefix.encode().decode("latin-1")  # as PATH_INFO spells it (PEP 3333)
+
+
+def _check_flag(name: str, value: bool) -> None:
+    if not isinstance(value, bool):
+        raise ConfigurationError(f"{name} is True or False, given {value!r}")
 
 
 def _check_positive(name: str, value: int) -> None:

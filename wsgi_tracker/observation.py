@@ -148,6 +148,7 @@ class Observation:
             self._server_write = self._server_start_response(status, headers)
         else:
             self._server_write = self._server_start_response(status, headers, exc_info)
+            self._known_length = None  # of the answer that this one replaces
         self.status = status
         self.headers = headers
         try:

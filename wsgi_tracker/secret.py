@@ -1,7 +1,8 @@
 """The key of every ``user_hash``: made once, in storage, with a copy beside the spool.
 
 A visit is hashed before it reaches the spool, so a process that starts while the database is locked
-could record nobody without the copy. Storage decides: a copy that differs from it is replaced.
+could record nobody without the copy; and a database that is made anew while processes run takes the
+copy, as they go on with it. Otherwise storage decides: a copy that differs from it is replaced.
 """
 
 from __future__ import annotations
@@ -13,21 +14,23 @@ from contextlib import suppress
 from pathlib import Path
 
 from .errors import StorageError
-
-SECRET_BYTES = 32
+from .storage import SECRET_BYTES, random_secret
 
 
 class Secret:
-    """Ask ``fetch`` for the secret; where it raises :exc:`StorageError`, return the copy."""
+    """The secret's copy in the spool's ``folder``, readable by its owner alone."""
 
-    def __init__(self, fetch: Callable[[], bytes], folder: Path) -> None:
-        self._fetch = fetch
+    def __init__(self, folder: Path) -> None:
         self._copy = folder / "secret"
 
-    def __call__(self) -> bytes:
-        """Return the secret, and keep a copy of it."""
+    def make(self) -> bytes:
+        """Return the secret of a new database: the copy, else a random one."""
+        return self._read() or random_secret()
+
+    def ask(self, fetch: Callable[[], bytes]) -> bytes:
+        """Return what ``fetch`` does, and keep a copy; the copy while it raises StorageError."""
         try:
-            secret = self._fetch()
+            secret = fetch()
         except StorageError:
             copy = self._read()
             if copy is None:

@@ -11,7 +11,7 @@ import fcntl
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from .period import LAST_TIMESTAMP
@@ -49,7 +49,8 @@ class Segment:
     def _read_header(self) -> tuple[str, int]:
         start = os.pread(self._fd, len(header("0" * ID_LENGTH)), 0)
         segment = start[12 : 12 + ID_LENGTH].decode("ascii", "replace")
-        if start == header(segment):
+        # No writer's id holds a NUL, behind which some SQLite lose the rest of a JSON string.
+        if start == header(segment) and segment.isalnum():
             return segment, len(start)
         return "file:" + self.name, 0
 
@@ -182,7 +183,7 @@ def _segment_sizes(folder: Path) -> Iterator[tuple[str, int]]:
 
 
 def open_segments(
-    folder: Path, names: Sequence[str], refused: Callable[[str], None] = lambda name: None
+    folder: Path, names: Iterable[str], refused: Callable[[str], None] = lambda name: None
 ) -> Iterator[Segment]:
     """Open those that are still there; the caller closes them.
 
@@ -200,7 +201,10 @@ def open_segments(
 
 
 class BatchReader:
-    """Read one batch; ``read`` runs within the transaction that stores it."""
+    """Read one batch; ``read`` runs within the transaction that stores it.
+
+    ``ends`` says how far each file was read, by its name: half a line at its end included.
+    """
 
     def __init__(self, segments: list[Segment], batch_bytes: int) -> None:
         self.segments = segments
@@ -227,12 +231,11 @@ class BatchReader:
                 continue  # a copy waits until the original is finished
             position = max(position, segment.first)
             size = segment.size()
-            lines, end = self._lines(segment, position, size, room)
+            lines, end, self.ends[segment.name] = self._lines(segment, position, size, room)
             if lines:
                 chunks.append(lines)
                 room -= len(lines)
                 position = batch.positions[segment.id] = end
-            self.ends[segment.name] = position
             if segment.orphaned and position >= size:
                 self.finished.append(segment)
                 if position > segment.first:
@@ -242,13 +245,15 @@ class BatchReader:
         batch.torn = self._torn + glued
         return batch
 
-    def _lines(self, segment: Segment, position: int, size: int, room: int) -> tuple[bytes, int]:
-        """Return whole lines from ``position``, and where they end."""
+    def _lines(
+        self, segment: Segment, position: int, size: int, room: int
+    ) -> tuple[bytes, int, int]:
+        """Return whole lines from ``position``, where they end, and where reading ended."""
         if size <= position:
-            return b"", position
+            return b"", position, size
         chunk = segment.read(position, room) if room > 0 else b""
-        whole = chunk.rfind(b"\n") + 1
-        if position + len(chunk) < size:
+        whole, end = chunk.rfind(b"\n") + 1, position + len(chunk)
+        if end < size:
             self.more = True
             endless = not whole and len(chunk) >= self._batch_bytes  # a line, but none of ours
         else:
@@ -256,8 +261,8 @@ class BatchReader:
             if endless:
                 self._torn.append(chunk[whole:])
         if endless:
-            return chunk + b"\n", position + len(chunk)
-        return chunk[:whole], position + whole
+            return chunk + b"\n", end, end
+        return chunk[:whole], position + whole, end
 
 
 def counts_line(**counts: int) -> bytes:

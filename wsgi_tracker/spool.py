@@ -136,12 +136,12 @@ class Spool:
 
     @property
     def writable(self) -> bool:
-        """Whether the last attempt to write succeeded, or none was needed yet."""
-        return not self._outage.known
+        """Whether the last attempt to open a segment succeeded, or none was needed yet."""
+        return not self._retry_at or (self._fd >= 0 and self._room >= 0)
 
     @property
     def problem(self) -> str:
-        """Why visits are dropped; empty when they are not."""
+        """What was logged last while it was not writable."""
         return self._outage.known
 
     @property
@@ -175,6 +175,7 @@ class Spool:
                 self._retry_at = now + RETRY_SECONDS
                 self._report(error)
                 return False
+        self._outage.over()
         self._on_open()
         return True
 
@@ -253,7 +254,6 @@ class Spool:
         self._seen_bytes = 0
         self._extend()
         self._retry_at = 0.0
-        self._outage.over()
 
     def _extend(self) -> None:
         """Write on in the same segment."""

@@ -14,6 +14,7 @@ from faultapp import END, blocks_of
 PATIENCE_SECONDS = 30
 KINDS = "tcs"
 AGENTS = 50
+INTERRUPTED = b"HTTP/1.1 500 "  # from gunicorn, amid an answer whose application it has ended
 REQUESTS_PER_CONNECTION = 12  # then another worker may get the next
 
 
@@ -42,7 +43,10 @@ class Connection:
         while line := self._line():
             name, _, value = line.decode("latin-1").partition(":")
             found[name.lower()] = value.strip()
-        return Answer(status, found, self._body(found))
+        body = self._body(found)
+        if INTERRUPTED in body:
+            raise ConnectionError("cut off")
+        return Answer(status, found, body)
 
     def _body(self, headers: dict[str, str]) -> bytes:
         if "content-length" in headers:
@@ -50,11 +54,17 @@ class Connection:
         if headers.get("transfer-encoding") != "chunked":
             return self._rest()
         body = b""
-        while size := int(self._line(), 16):
+        while size := self._chunk_size():
             body += self._bytes(size)
             self._line()
         self._line()
         return body
+
+    def _chunk_size(self) -> int:
+        line = self._line()
+        if line.startswith(INTERRUPTED):
+            raise ConnectionError("cut off")
+        return int(line, 16)
 
     def _rest(self) -> bytes:
         """Read to the end of the connection; only the last block says that it came whole."""
@@ -139,6 +149,8 @@ class Load:
         agent = f"User-Agent: agent {number % AGENTS}"
         began = time.monotonic()
         answer = connection.get(f"/{KINDS[number % len(KINDS)]}/{number}", [agent])
+        if "x-worker" not in answer.headers:
+            return False  # the server's own: it ended the application's
         with self._progress:
             self.slowest_seconds = max(self.slowest_seconds, time.monotonic() - began)
             self.unanswered.discard(number)

@@ -12,9 +12,12 @@ from pathlib import Path
 import pytest
 from load import Load
 from servers import Server
-from test_outages import files_of, paused, recorded, server, wait_until
+from watched import files_of, paused, recorded, server, wait_until
 
 COPIES = 4
+# Segments are a sixteenth: they fill up, and are deleted, while they are copied. But stored ones
+# stay for two seconds, and a spool of half a megabyte was full by then.
+SPOOL_BYTES = 4 << 20
 SPOOL = "visits.db-spool"
 
 
@@ -60,9 +63,8 @@ def test_copy_holds_what_was_answered_before_it_once(
     chance, copies = random.Random(), []
     live = tmp_path / "live"
     live.mkdir()
-    # Small segments: they fill up, and are deleted, while they are copied.
     with (
-        server(live / "visits.db", spool_bytes=1 << 21) as running,
+        server(live / "visits.db", spool_bytes=SPOOL_BYTES) as running,
         Load(lambda: running.port, clients=6) as load,
     ):
         for number in range(COPIES):
@@ -72,6 +74,7 @@ def test_copy_holds_what_was_answered_before_it_once(
             copies.append((tmp_path / str(number), before))
         load.stop()
 
+    assert "dropped" not in running.log
     for folder, before in copies:
         counted, counts = recorded(folder / "visits.db")
         assert set(counted.values()) == {1}
@@ -85,7 +88,7 @@ def test_segments_of_a_backup_count_nothing_twice(tmp_path: Path) -> None:
     live, backup = tmp_path / "live", tmp_path / "backup"
     live.mkdir()
     with (
-        server(live / "visits.db", spool_bytes=1 << 21) as running,
+        server(live / "visits.db", spool_bytes=SPOOL_BYTES) as running,
         Load(lambda: running.port, clients=6) as load,
     ):
         load.wait_for(300)

@@ -7,7 +7,6 @@ import re
 import shutil
 import signal
 import sqlite3
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
@@ -16,78 +15,23 @@ from pathlib import Path
 import pytest
 from disks import full, immutable, small_disk
 from faultapp import answer
-from load import Connection, Load
-from servers import TOKEN, Server, gunicorn
+from load import Load
+from watched import (
+    WORKERS,
+    ask,
+    check_answers,
+    files_of,
+    messages,
+    paused,
+    recorded,
+    server,
+    wait_until,
+)
 from werkzeug.test import Client
 
 from wsgi_tracker import Tracker, open_storage
 
-PATIENCE_SECONDS = 60
-SLOW_SECONDS = 5  # what a busy machine may take; an application that waited for us would take 30
-WORKERS = 2
-WAITS = "visits wait in the spool: "
 Begin = Callable[[Path], AbstractContextManager[None]]
-
-
-@contextmanager
-def server(database: Path, spool_bytes: int = 64 << 20) -> Iterator[Server]:
-    """Serve the application that is tracked in ``database``."""
-    with gunicorn(
-        "faultapp:tracked()",
-        folder=database.parent,
-        options=["--workers", str(WORKERS), "--worker-class", "gthread", "--threads", "4"],
-        python_path=[Path(__file__).parent],
-        environ={
-            "FAULTS_DATABASE": str(database),
-            "FAULTS_SPOOL_BYTES": str(spool_bytes),
-            "PYTHONDEVMODE": "",
-        },
-    ) as running:
-        yield running
-
-
-def ask(port: int) -> tuple[int, str]:
-    """Ask for the summary; return status and body."""
-    with Connection(port) as connection:
-        answer = connection.get("/api/tracking/summary", [f"Authorization: Bearer {TOKEN}"])
-    return answer.status, answer.body.decode()
-
-
-def wait_until(load: Load, reached: Callable[[], object], what: str) -> None:
-    """Let requests go on until something is so."""
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while not reached():
-        assert time.monotonic() < deadline, what
-        load.wait_for(1)
-
-
-def recorded(database: Path) -> tuple[Counter[int], dict[str, int]]:
-    """Return how often each request is stored, the rest of the spool included, and the counts."""
-    with Tracker(lambda *_: [], database, require_token=False) as tracker:
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        while "Wsgi-Tracker-Queued" in Client(tracker).get("/api/tracking/summary").headers:
-            assert time.monotonic() < deadline, "visits wait in the spool"
-    with closing(sqlite3.connect(database)) as connection:
-        assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
-        counts = dict(connection.execute("SELECT name, value FROM counts"))
-        paths = connection.execute("SELECT path FROM user_visits").fetchall()
-    return Counter(int(path.rpartition("/")[2]) for (path,) in paths), counts
-
-
-def check_answers(load: Load, running: Server) -> None:
-    """Clients have noticed nothing, and no process has died."""
-    assert load.crossed == set()
-    assert load.unanswered == set()
-    assert load.slowest_seconds < SLOW_SECONDS
-    assert len(load.workers) <= WORKERS
-    assert not re.search("Traceback|SIG(?!TERM)|exited", running.log), running.log
-
-
-def messages(running: Server) -> tuple[list[str], list[str]]:
-    """Return what was logged of outages: their beginnings, and their ends."""
-    lines = [line for line in running.log.splitlines() if line.startswith(WAITS)]
-    ends = [line for line in lines if line.endswith("works again")]
-    return [line for line in lines if line not in ends], ends
 
 
 # --- outages that end by themselves --------------------------------------------------------------
@@ -185,19 +129,19 @@ def test_workers_that_start_during_an_outage_serve(
 ) -> None:
     folder = request.getfixturevalue("disk") if begin is disk_full else tmp_path
     database = folder / "visits.db"
-    with server(database) as gunicorn, Load(lambda: gunicorn.port, clients=4) as load:
+    with server(database) as running, Load(lambda: running.port, clients=4) as load:
         load.wait_for_workers(WORKERS)
         load.wait_for(50)
         with begin(database):
-            gunicorn.process.send_signal(signal.SIGHUP)
+            running.process.send_signal(signal.SIGHUP)
             load.wait_for_workers(WORKERS)
             load.wait_for(100)
-        wait_until(load, lambda: ask(gunicorn.port)[0] == 200, "it does not resume")
+        wait_until(load, lambda: ask(running.port)[0] == 200, "it does not resume")
         load.wait_for(50)
         load.stop()
 
     counted, counts = recorded(database)
-    assert not re.search("Traceback|SIG(?!TERM|: hup)", gunicorn.log), gunicorn.log
+    assert not re.search("Traceback|SIG(?!TERM|: hup)", running.log), running.log
     assert set(counted.values()) == {1}
     assert counted.keys() <= load.answered
     assert counts["recorded"] == len(counted)
@@ -249,10 +193,6 @@ def test_application_starts_whatever_befell_its_database(
 # --- the file itself is lost ---------------------------------------------------------------------
 
 
-def files_of(database: Path) -> list[Path]:
-    return [database, *database.parent.glob(database.name + "-???")]
-
-
 def delete(database: Path) -> None:
     for path in files_of(database):
         path.unlink()
@@ -265,16 +205,6 @@ def delete_database_alone(database: Path) -> None:
 def replace(database: Path) -> None:
     delete(database)
     open_storage(database).close()
-
-
-@contextmanager
-def paused(running: Server) -> Iterator[None]:
-    """Stop every process: SQLite has no word for files that change while it works."""
-    os.killpg(running.process.pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        os.killpg(running.process.pid, signal.SIGCONT)
 
 
 @pytest.mark.parametrize(

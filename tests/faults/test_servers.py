@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import startups
-from checks import check, is_clean, stored, summary
+from checks import check, is_clean, late_summary, stored, summary
 from load import Connection, Load
 from servers import Server
 
@@ -145,11 +145,11 @@ def test_killed_workers_lose_nothing_and_count_nothing_twice(start: Start, folde
         for _ in range(2):
             load.wait_for(100)
             with suppress(ProcessLookupError):  # Apache has ended it by itself
-                os.kill(summary(server.port)[1], signal.SIGKILL)
+                os.kill(late_summary(server.port)[1], signal.SIGKILL)
             load.wait_for_workers(1)
         load.wait_for(20)
         load.stop()
-        reported = summary(server.port)[0]
+        reported = late_summary(server.port)[0]
 
     assert len(load.answered) <= reported <= len(load.answered) + len(load.unanswered)
     assert is_clean(server.log)

@@ -5,6 +5,7 @@ Nothing here, or below, knows of HTTP.
 
 from __future__ import annotations
 
+import secrets
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from ..reports import EndpointStats, Summary, TrendBucket
 from ..visit import Visit
 
 FINISHED = -1
+SECRET_BYTES = 32
 Positions: TypeAlias = Mapping[str, int]
 
 
@@ -56,7 +58,6 @@ class StorageFacts:
 
 
 ReadBatch: TypeAlias = Callable[[Positions], Batch]
-KeepRejected: TypeAlias = Callable[[Sequence[bytes]], None]
 
 
 class Storage(Protocol):
@@ -66,19 +67,22 @@ class Storage(Protocol):
     epoch; it has no end. Safe to share between threads, and usable after a fork.
     """
 
-    def ingest(self, read: ReadBatch, keep_rejected: KeepRejected, *, durable: bool) -> None:
-        """Take in, exactly once, what ``read`` returns for the positions stored so far.
+    def ingest(self, segments: Sequence[str], read: ReadBatch, *, durable: bool) -> list[bytes]:
+        """Take in, exactly once, what ``read`` returns for the positions of these segments.
 
-        ``read`` maps the id of a finished segment to :data:`FINISHED`. Lines that are no visits
-        go to ``keep_rejected`` before they are counted. ``durable`` asks that this batch, and
-        all before it, survive a power cut when the call returns.
+        They are those that :meth:`positions` returns, within the transaction. Returns the lines
+        that are no visits; they are counted. ``durable`` asks that this batch, and all before it,
+        survive a power cut when the call returns.
         """
 
-    def positions(self) -> Positions:
-        """Return how far each segment is stored."""
+    def positions(self, segments: Sequence[str]) -> Positions:
+        """Return how far these segments are stored, by id; :data:`FINISHED` is all of it.
 
-    def facts(self) -> StorageFacts:
-        """Return how storage is, cheaply at any size."""
+        Those of which nothing is stored are missing.
+        """
+
+    def facts(self, segments: Sequence[str]) -> StorageFacts:
+        """Return how storage is, and how far these segments are stored; cheap at any size."""
 
     def secret(self) -> bytes:
         """Return the key of every ``user_hash`` here; made once, at random."""
@@ -99,18 +103,32 @@ class Storage(Protocol):
         """Close what is open; may be called twice, and used again afterwards."""
 
 
-def open_storage(database: str | Path, *, max_endpoints: int = 10_000) -> Storage:
+def random_secret() -> bytes:
+    """Return a new key for every ``user_hash``."""
+    return secrets.token_bytes(SECRET_BYTES)
+
+
+def open_storage(
+    database: str | Path,
+    *,
+    max_endpoints: int = 10_000,
+    make_secret: Callable[[], bytes] = random_secret,
+) -> Storage:
     """Open, or create, the storage that ``database`` names: a path or ``sqlite:///path``.
 
-    Raises :exc:`ConfigurationError` where that cannot work.
+    ``make_secret`` returns the key of every ``user_hash`` when a database is created. Raises :exc:`ConfigurationError` where that cannot work.
     """
     from .sqlite import SQLiteStorage
 
-    return SQLiteStorage(database_path(database), max_endpoints=max_endpoints)
+    return SQLiteStorage(
+        database_path(database), max_endpoints=max_endpoints, make_secret=make_secret
+    )
 
 
 def database_path(database: str | Path) -> Path:
     """Return the absolute path of a SQLite database, links resolved."""
+    if not isinstance(database, (str, Path)):
+        raise ConfigurationError(f"database is a path or sqlite:///path, given {database!r}")
     name = str(database)
     scheme, separator, rest = name.partition("://")
     if separator:

@@ -6,15 +6,17 @@ it back for every row. They stand in a temporary table while strings become numb
 
 from __future__ import annotations
 
+import json
 import os
 import sqlite3
 import time
 from collections import Counter
+from collections.abc import Sequence
 
 from ..endpoints import OTHER, UNMATCHED
 from ..period import LAST_TIMESTAMP
 from ..visit import FIELDS
-from . import FINISHED, Batch, KeepRejected
+from . import FINISHED, Batch
 from .lines import Unreadable, load_readable
 
 FORGET_SEGMENT_SECONDS = 30 * 86400
@@ -100,37 +102,38 @@ SELECT timestamp, status, duration_us, first_byte_us, bytes_sent, error,
     )
 }
 FROM temp.batch"""
+READ_POSITIONS = """
+SELECT id, position, finished_at FROM segments WHERE id IN (SELECT value FROM json_each(?))"""
 
 
-def store_batch(
-    connection: sqlite3.Connection, batch: Batch, keep_rejected: KeepRejected, max_endpoints: int
-) -> None:
-    """Store visits, positions and counts of ``batch``, and who did it; adds to its counts."""
-    if batch.data:
-        _store_visits(connection, batch, keep_rejected, max_endpoints)
+def store_batch(connection: sqlite3.Connection, batch: Batch, max_endpoints: int) -> list[bytes]:
+    """Store visits, positions and counts of ``batch``, and who did it; adds to its counts.
+
+    Returns the lines that are no visits.
+    """
+    rejected = _store_visits(connection, batch, max_endpoints) if batch.data else []
     _write_positions(connection, batch)
     _add_counts(connection, batch.counts)
-    _note_ingest(connection)
+    if batch.positions:  # an idle host writes nothing
+        _note_ingest(connection)
+    return rejected
 
 
-def _store_visits(
-    connection: sqlite3.Connection, batch: Batch, keep_rejected: KeepRejected, max_endpoints: int
-) -> None:
+def _store_visits(connection: sqlite3.Connection, batch: Batch, max_endpoints: int) -> list[bytes]:
     connection.execute("DELETE FROM temp.batch")
 
     def load(array: str, lines: int) -> bool:
         return _load(connection, array, lines)
 
     unreadable = load_readable(batch.data, load)
-    if unreadable.lines or unreadable.torn:
-        keep_rejected(unreadable.lines + unreadable.torn)
-        _count_unreadable(batch, unreadable)
+    _count_unreadable(batch, unreadable)
     if connection.execute(HAS_NEW_ENDPOINTS).fetchone()[0]:
         (known,) = connection.execute(COUNT_ENDPOINTS).fetchone()
         connection.execute(FOLD_ENDPOINTS, (max_endpoints - known,))
     for statement in INTERN:
         connection.execute(statement)
     batch.counts["recorded"] += connection.execute(INSERT_VISITS).rowcount
+    return unreadable.lines + unreadable.torn
 
 
 def _count_unreadable(batch: Batch, unreadable: Unreadable) -> None:
@@ -160,9 +163,9 @@ def _load(connection: sqlite3.Connection, array: str, lines: int) -> bool:
     return False
 
 
-def read_positions(connection: sqlite3.Connection) -> dict[str, int]:
-    """Return how far each segment is stored."""
-    rows = connection.execute("SELECT id, position, finished_at FROM segments")
+def read_positions(connection: sqlite3.Connection, segments: Sequence[str]) -> dict[str, int]:
+    """Return how far these segments are stored; a month's finished ones stand beside them."""
+    rows = connection.execute(READ_POSITIONS, (json.dumps(segments),))
     return {id: position if finished is None else FINISHED for id, position, finished in rows}
 
 
@@ -178,9 +181,12 @@ def _write_positions(connection: sqlite3.Connection, batch: Batch) -> None:
         "ON CONFLICT (id) DO UPDATE SET finished_at = :now",
         [{"id": segment, "now": now} for segment in batch.finished],
     )
-    connection.execute(
-        "DELETE FROM segments WHERE finished_at < ?", (now - FORGET_SEGMENT_SECONDS,)
-    )
+
+
+def forget_segments(connection: sqlite3.Connection) -> None:
+    """Forget which segments were finished long ago; this reads the whole table."""
+    before = int(time.time()) - FORGET_SEGMENT_SECONDS
+    connection.execute("DELETE FROM segments WHERE finished_at < ?", (before,))
 
 
 def _add_counts(connection: sqlite3.Connection, counts: Counter[str]) -> None:

@@ -6,7 +6,7 @@ import os
 import secrets
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from importlib.resources import files
 from pathlib import Path
@@ -23,7 +23,10 @@ def make_file(database: Path) -> None:
     if database.exists():
         return
     temporary = database.with_name(f".{database.name}-{secrets.token_hex(8)}")
-    os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+    try:
+        os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+    except OSError as error:  # it is the folder that is missing, or closed to us
+        raise OSError(error.errno, error.strerror, str(database.parent)) from error
     try:
         with suppress(FileExistsError):
             os.link(temporary, database)
@@ -31,7 +34,9 @@ def make_file(database: Path) -> None:
         os.unlink(temporary)
 
 
-def create_schema(connection: sqlite3.Connection, patience_seconds: float) -> None:
+def create_schema(
+    connection: sqlite3.Connection, make_secret: Callable[[], bytes], patience_seconds: float
+) -> None:
     """Make tables and secret; several processes may try at once, and wait for each other."""
     deadline = time.monotonic() + patience_seconds
     while True:
@@ -51,7 +56,7 @@ def create_schema(connection: sqlite3.Connection, patience_seconds: float) -> No
         for statement in _statements(files(__package__).joinpath("schema.sql").read_text()):
             connection.execute(statement)
         connection.execute(
-            "INSERT INTO settings (name, value) VALUES ('secret', ?)", (secrets.token_bytes(32),)
+            "INSERT INTO settings (name, value) VALUES ('secret', ?)", (make_secret(),)
         )
         connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
@@ -12,9 +13,9 @@ from ..errors import ConfigurationError, StorageError, logger
 from ..period import DAY, HOUR, Granularity, bucket_start
 from ..reports import EndpointStats, Summary, TrendBucket
 from ..visit import FIELDS, Visit
-from . import KeepRejected, ReadBatch, StorageFacts
+from . import ReadBatch, StorageFacts
 from .faults import explain, is_passing, storage_errors
-from .intake import CREATE_BATCH, read_positions, store_batch
+from .intake import CREATE_BATCH, forget_segments, read_positions, store_batch
 from .pool import ConnectionPool, PooledConnection, inode
 from .schema import (
     SCHEMA_VERSION,
@@ -28,6 +29,7 @@ OLDEST_SQLITE = (3, 34, 0)
 BUSY_TIMEOUT_SECONDS = 0.5
 # Workers that start together wait for the one that makes the schema; a request does not.
 START_PATIENCE_SECONDS = 10.0
+FORGET_EVERY_SECONDS = 3600.0
 
 STATS = """
 SELECT endpoint, method, hits, users, first, last FROM (
@@ -50,7 +52,8 @@ SELECT min(timestamp), count(*), count(DISTINCT user_id), count(DISTINCT endpoin
 FROM visits JOIN endpoints ON endpoints.id = endpoint_id WHERE timestamp >= ?
 GROUP BY {bucket} ORDER BY 1 DESC"""
 VISITS = f"""
-SELECT timestamp_us, {", ".join(FIELDS[1:])} FROM user_visits
+SELECT timestamp_us, {", ".join(FIELDS[1:]).replace("path", "nullif(path, endpoint)")}
+FROM user_visits
 WHERE id IN (SELECT id FROM visits ORDER BY timestamp DESC, id DESC LIMIT ?)
 ORDER BY timestamp_us DESC, id DESC"""
 # The address only where it is that of all of them.
@@ -66,7 +69,9 @@ INGESTED = "SELECT name, value FROM settings WHERE name IN ('last_ingest', 'inge
 class SQLiteStorage:
     """A :class:`~wsgi_tracker.storage.Storage` in the file ``database``."""
 
-    def __init__(self, database: Path, *, max_endpoints: int = 10_000) -> None:
+    def __init__(
+        self, database: Path, *, max_endpoints: int, make_secret: Callable[[], bytes]
+    ) -> None:
         if sqlite3.sqlite_version_info < OLDEST_SQLITE:
             raise ConfigurationError(
                 f"SQLite {'.'.join(map(str, OLDEST_SQLITE))} or newer is needed, this Python has "
@@ -74,9 +79,11 @@ class SQLiteStorage:
             )
         self.database = database
         self._max_endpoints = max_endpoints
+        self._make_secret = make_secret
         self._patience_seconds = START_PATIENCE_SECONDS
         self._pool = ConnectionPool(database, self._connect)
         self._inode: tuple[int, int] | None = None
+        self._forget_at = 0.0
         self._try()
         self._patience_seconds = BUSY_TIMEOUT_SECONDS
 
@@ -99,29 +106,37 @@ class SQLiteStorage:
         finally:
             self._pool.close()
 
-    def ingest(self, read: ReadBatch, keep_rejected: KeepRejected, *, durable: bool) -> None:
+    def ingest(self, segments: Sequence[str], read: ReadBatch, *, durable: bool) -> list[bytes]:
         """See :meth:`wsgi_tracker.storage.Storage.ingest`."""
         with storage_errors(self.database), self._pool.writer() as connection:
             # FULL syncs the log at COMMIT; it cannot be set within a transaction.
             connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
             with transaction(connection):
-                batch = read(read_positions(connection))
-                store_batch(connection, batch, keep_rejected, self._max_endpoints)
+                batch = read(read_positions(connection, segments))
+                rejected = store_batch(connection, batch, self._max_endpoints)
+                self._forget_segments(connection)
             if not self._pool.is_current(connection):
                 raise StorageError(f"{self.database} was deleted or replaced meanwhile")
+        return rejected
 
-    def positions(self) -> Mapping[str, int]:
+    def _forget_segments(self, connection: sqlite3.Connection) -> None:
+        now = time.monotonic()
+        if now >= self._forget_at:
+            self._forget_at = now + FORGET_EVERY_SECONDS
+            forget_segments(connection)
+
+    def positions(self, segments: Sequence[str]) -> Mapping[str, int]:
         """See :meth:`wsgi_tracker.storage.Storage.positions`."""
         with self._read() as connection:
-            return read_positions(connection)
+            return read_positions(connection, segments)
 
-    def facts(self) -> StorageFacts:
+    def facts(self, segments: Sequence[str]) -> StorageFacts:
         """See :meth:`wsgi_tracker.storage.Storage.facts`."""
         with self._read() as connection:
             ingested: dict[str, int] = dict(connection.execute(INGESTED))
             return StorageFacts(
                 dict(connection.execute("SELECT name, value FROM counts")),
-                read_positions(connection),
+                read_positions(connection, segments),
                 ingested.get("last_ingest"),
                 ingested.get("ingesting_pid"),
                 self._size_bytes(),
@@ -222,7 +237,7 @@ class SQLiteStorage:
                 f"install the newer release again"
             )
         if not version:
-            create_schema(connection, self._patience_seconds)
+            create_schema(connection, self._make_secret, self._patience_seconds)
         if not writing:
             connection.execute("PRAGMA query_only = ON")
             return

@@ -1,7 +1,9 @@
 """gunicorn in production, with an application that Tracker wraps.
 
 $ export WSGI_TRACKER_TOKEN=$(python -c "import secrets; print(secrets.token_urlsafe())")
-$ gunicorn -c examples/gunicorn.conf.py "wsgi_tracker:wrap('shop:app', '/var/lib/shop/visits.db')"
+$ mkdir -p /var/lib/shop
+$ gunicorn -c examples/production/gunicorn.conf.py \\
+    "wsgi_tracker:wrap('shop:app', '/var/lib/shop/visits.db')"
 """
 
 import multiprocessing
