@@ -19,6 +19,7 @@ import webtest
 from wsgi_tracker import Tracker, Visit
 from wsgi_tracker.errors import StorageError
 from wsgi_tracker.segments import SUFFIX, counts_line, header
+from wsgi_tracker.storage.schema import SCHEMA_VERSION
 
 Client = Callable[..., webtest.TestApp]
 HEALTH = "/api/tracking/health"
@@ -83,7 +84,7 @@ def test_health_is_what_the_manual_lists(client: Client, monkeypatch: pytest.Mon
         "last_ingest": "2025-08-13T10:30:00Z",
         "ingesting_pid": os.getpid(),
         "database_bytes": sum(Path(f"{database}{end}").stat().st_size for end in ("", "-wal")),
-        "schema": 1,
+        "schema": SCHEMA_VERSION,
     }
 
 
@@ -92,7 +93,11 @@ def test_fresh_tracker_is_healthy(client: Client) -> None:
 
     assert (health["status"], health["warnings"], health["recording"]) == ("ok", [], True)
     assert [health[name] for name in COUNTS] == [0] * 6
-    assert (health["last_ingest"], health["ingesting_pid"], health["schema"]) == (None, None, 1)
+    assert (health["last_ingest"], health["ingesting_pid"], health["schema"]) == (
+        None,
+        None,
+        SCHEMA_VERSION,
+    )
 
 
 def test_health_looks_and_ingests_nothing(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -214,6 +219,18 @@ def test_restored_segment_is_not_queued_again(app: webtest.TestApp) -> None:
     assert (health["recorded"], health["queued"], health["queued_bytes"]) == (1, 0, 0)
 
 
+def test_only_what_moved_lines_is_an_ingest(app: webtest.TestApp) -> None:
+    app.get("/")
+    app.get("/api/tracking/summary")
+    before = app.app._storage.facts([]).last_ingest
+
+    app.app._ingester._look_at = 0.0
+    app.app._ingester.wake()
+
+    assert before is not None
+    assert app.app._storage.facts([]).last_ingest == before
+
+
 INGEST = """
 import os, sys
 from pathlib import Path
@@ -265,7 +282,7 @@ def make_newer(database: Path) -> Iterator[None]:
         other.execute("PRAGMA user_version = 99")
     yield
     with closing(sqlite3.connect(database)) as other:
-        other.execute("PRAGMA user_version = 1")
+        other.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
 
 def make_half(database: Path) -> Iterator[None]:
@@ -334,11 +351,11 @@ def test_health_says_why_visits_are_not_ingested(tracked: Callable[..., Tracker]
     with closing(sqlite3.connect(tracker._storage.database, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         app.get("/")
-        wait_until(lambda: bool(tracker._ingester.problem))
+        wait_until(lambda: bool(tracker._ingester.problems))
         health = app.get(HEALTH).json
-    wait_until(lambda: not tracker._ingester.problem)
+    wait_until(lambda: not tracker._ingester.problems)
 
-    assert (health["status"], health["queued"], health["schema"]) == ("degraded", 1, 1)
+    assert (health["status"], health["queued"], health["schema"]) == ("degraded", 1, SCHEMA_VERSION)
     (problem,) = health["problems"]
     assert problem.startswith("visits wait in the spool: database is locked; ")
     assert app.get(HEALTH).json["status"] == "ok"
@@ -497,6 +514,17 @@ def test_one_private_address_for_everybody_is_suspicious(
         (warning,) = health["warnings"]
         assert f"all come from {visits[0][1]}:" in warning
         assert "trusted_proxies" in warning
+
+
+def test_purged_visits_are_not_suspicious(app: webtest.TestApp) -> None:
+    storage = app.app._storage
+    visit(app, 50, "10.0.0.1")
+    app.get("/api/tracking/summary")
+
+    next(storage.purge(before=time.time_ns()))  # the floor is set, nothing is deleted yet
+
+    assert storage.facts([]).newest_visits == 0
+    assert app.get(HEALTH).json["warnings"] == []
 
 
 def test_only_the_newest_visits_are_suspicious(app: webtest.TestApp) -> None:

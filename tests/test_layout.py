@@ -11,9 +11,10 @@ PACKAGE = Path(wsgi_tracker.__file__).parent
 # From what knows nothing of the rest to what assembles it; a module imports what stands before it.
 ORDER = """
     errors process mounts visitors endpoints visit period reports
-    storage storage.faults storage.lines storage.pool storage.schema storage.intake storage.sqlite
-    secret segments hostlock spool ingest health observation query auth api middleware __init__ demo
-    __main__
+    storage storage.faults storage.lines storage.pool storage.schema storage.migrations
+    storage.intake storage.purge storage.sqlite
+    secret segments hostlock spool retention ingest health observation query auth api middleware
+    __init__ demo __main__
 """.split()
 # storage opens a SQLiteStorage when it is asked for one.
 LATE = {("storage", "storage.sqlite")}

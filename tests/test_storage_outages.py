@@ -18,6 +18,7 @@ from hosts import GOOD, OTHER, Host, many
 from wsgi_tracker import Tracker, open_storage
 from wsgi_tracker.errors import StorageError
 from wsgi_tracker.segments import SUFFIX, header
+from wsgi_tracker.storage.schema import SCHEMA_VERSION
 
 
 @pytest.fixture
@@ -68,7 +69,7 @@ def test_newer_schema_stops_reports_not_the_application(
     assert app.get("/").text == "hello"
     refused = app.get("/api/tracking/summary", status=503)
     with closing(sqlite3.connect(database)) as connection:
-        connection.execute("PRAGMA user_version = 1")
+        connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
     assert "schema 99" in refused.json["error"]["message"]
     assert "schema 99" in caplog.text

@@ -138,8 +138,7 @@ class HealthCheck:
         except StorageError as error:
             problems.append(f"the database cannot be read: {error}")
             return None
-        if self._ingester.problem:
-            problems.append(self._ingester.problem)
+        problems += self._ingester.problems
         return facts
 
 

@@ -49,7 +49,7 @@ class HostLock:
         self._fd = -1
         self._pid = os.getpid()
         self._mutex = new_lock()
-        self._held_for_fork = False
+        self._held_for_forks: list[bool] = []
 
     @contextmanager
     def held(self) -> Iterator[bool]:
@@ -109,11 +109,14 @@ class HostLock:
 
     def _before_fork(self) -> None:
         """Let no ingest be under way."""
-        self._held_for_fork = self._mutex.acquire(timeout=FORK_PATIENCE_SECONDS)
+        if self._pid != os.getpid():
+            self._after_fork_in_child()
+        # One entry per fork: two at once, each with its own result, must not forget one.
+        self._held_for_forks.append(self._mutex.acquire(timeout=FORK_PATIENCE_SECONDS))
 
     def _after_fork_in_parent(self) -> None:
         """Go on."""
-        if self._held_for_fork:
+        if self._held_for_forks and self._held_for_forks.pop():
             self._mutex.release()
 
     def _after_fork_in_child(self) -> None:

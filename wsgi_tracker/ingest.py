@@ -19,6 +19,7 @@ from typing import Any
 from .errors import Outage, StorageError
 from .hostlock import HostLock
 from .process import new_lock, unpatched, watch_forks
+from .retention import Retention
 from .segments import REJECTED, BatchReader, Segment, open_segments, segment_sizes, write_whole
 from .storage import FINISHED, Positions, Storage
 
@@ -29,6 +30,7 @@ LONGEST_PAUSE_SECONDS = 1.0
 # A batch of 50 visits costs twice the CPU per visit that one of 1,000 does, so who works much also
 # rests long and finds a large batch. Nobody waits for it: a report ingests what it needs.
 REST_PER_WORK = 20
+SHORTEST_PURGE_PAUSE_SECONDS = 0.002
 LOOK_SECONDS = 2.0  # how often quiet segments are tested for a writer that is gone
 MAX_REJECTED_BYTES = 64 << 20
 # A pipe or link in its place must not stop the thread, nor lead elsewhere.
@@ -47,7 +49,8 @@ class Ingester:
     """Ingest a spool, from a thread or when asked.
 
     ``on_wake`` is called before the thread's passes and before catching up. With ``durable``, all that is stored
-    survives a power cut; otherwise what cannot be read from the spool again does.
+    survives a power cut; otherwise what cannot be read from the spool again does. Between passes,
+    the thread has ``retention`` purge a little at a time.
     """
 
     # A server that stops kills what takes long; the rest is safe in the spool.
@@ -61,16 +64,19 @@ class Ingester:
         batch_bytes: int = BATCH_BYTES,
         durable: bool = False,
         on_wake: Callable[[], None] = lambda: None,
+        retention: Retention | None = None,
     ) -> None:
         self._storage = storage
         self._folder = folder
         self._batch_bytes = batch_bytes
         self._durable = durable
         self._on_wake = on_wake
+        self._retention = retention
         self._host_lock = HostLock.of(folder)
         self._outage = Outage("visits wait in the spool")
         self._refused = Outage("visits of another user wait in the spool")
         self._unkept = Outage("lines that are no visits are counted, but not kept")
+        self._purge_outage = Outage("visits that are too old are not purged")
         self._reset()
         watch_forks(in_child=self._reset)  # the parent's thread is not inherited
 
@@ -108,6 +114,7 @@ class Ingester:
         pause = SHORTEST_PAUSE_SECONDS
         while not stop.acquire(timeout=pause):
             pause = self._host_lock.rest_seconds(LONGEST_PAUSE_SECONDS) or self._work(pause, stop)
+            pause = min(pause, self._purge())
         stopped.release()
 
     def _work(self, pause: float, stop: Any) -> float:
@@ -119,6 +126,26 @@ class Ingester:
         pause = min(max(pause, SHORTEST_PAUSE_SECONDS), LONGEST_PAUSE_SECONDS)
         self._host_lock.rest(pause)
         return pause
+
+    def _purge(self) -> float:
+        """Do one step of a purge, if it is time; return how long the next one can wait."""
+        if self._retention is None or not self._retention.is_due():
+            return LONGEST_PAUSE_SECONDS
+        began = time.monotonic()
+        try:
+            with self._host_lock.held() as ours:
+                more = not ours or self._retention.step()
+            self._purge_outage.over()
+        except StorageError as error:
+            self._purge_outage.report(str(error))
+            return LONGEST_PAUSE_SECONDS
+        except Exception as error:  # whatever it is, there is a next time
+            self._purge_outage.report_bug(error)
+            return LONGEST_PAUSE_SECONDS
+        if not more:
+            return LONGEST_PAUSE_SECONDS
+        # As long as the step took, that others get their turn.
+        return max(time.monotonic() - began, SHORTEST_PURGE_PAUSE_SECONDS)
 
     def wake(self, seconds: float = math.inf) -> bool:
         """Ingest all there is, but begin no batch after ``seconds``; True if there was anything.
@@ -141,9 +168,10 @@ class Ingester:
         return self._ingested_bytes != before
 
     @property
-    def problem(self) -> str:
-        """Why this process's thread ingests nothing; empty where it does, or there is none."""
-        return self._outage.known if self._stop is not None else ""
+    def problems(self) -> list[str]:
+        """What keeps this process's thread from its work; nothing where there is none."""
+        outages = (self._outage, self._refused, self._unkept, self._purge_outage)
+        return [outage.known for outage in outages if outage.known and self._stop is not None]
 
     def close(self, timeout_seconds: float = 5.0) -> None:
         """Stop the thread and wait for it; a later ``start`` begins another."""

@@ -21,6 +21,7 @@ from .ingest import Ingester
 from .mounts import refuse_network
 from .observation import Observation, Recorder
 from .process import threads_run
+from .retention import Retention
 from .secret import Secret
 from .segments import make_folder
 from .spool import Spool
@@ -47,8 +48,9 @@ class Tracker:
 
     ``token`` is what ``Authorization: Bearer`` must carry, one or several; by default those in
     ``$WSGI_TRACKER_TOKEN``. ``endpoint`` is ``"route"``, ``"path"`` or a callable on environ.
-    ``trusted_proxies`` are addresses, networks, or ``"unix"``. With ``ingest=False`` this process
-    only records, and another, or the next report, moves visits to the database. With ``fsync`` a
+    ``trusted_proxies`` are addresses, networks, or ``"unix"``. Visits older than
+    ``retention_days`` are deleted, hourly, by a process that ingests. With ``ingest=False`` this
+    process only records, and another, or the next report, moves visits to the database. With ``fsync`` a
     response ends only when its visit would survive a power cut, too.
     """
 
@@ -63,6 +65,7 @@ class Tracker:
         endpoint: str | EndpointFinder = "route",
         trusted_proxies: Iterable[str] = (),
         max_endpoints: int = 10_000,
+        retention_days: int | None = None,
         ingest: bool = True,
         max_spool_bytes: int = 2**30,
         fsync: bool = False,
@@ -73,6 +76,8 @@ class Tracker:
         _check_positive("max_spool_bytes", max_spool_bytes)
         _check_flag("ingest", ingest)
         _check_flag("fsync", fsync)
+        if retention_days is not None:
+            _check_positive("retention_days", retention_days)
         self._app = app
         self._prefix = _checked_prefix(prefix)
         self._ingest = ingest
@@ -89,7 +94,15 @@ class Tracker:
         self._spool = Spool(
             folder, max_bytes=max_spool_bytes, fsync=fsync, on_open=self._recording_began
         )
-        self._ingester = Ingester(self._storage, folder, durable=fsync, on_wake=self._spool.tend)
+        self._retention = Retention(self._storage, retention_days, time.time_ns)
+        self._retention.declare()
+        self._ingester = Ingester(
+            self._storage,
+            folder,
+            durable=fsync,
+            on_wake=self._spool.tend,
+            retention=self._retention,
+        )
         self._recorder = Recorder(
             find_endpoint,
             proxied_client if visitors.trusts_proxies else client_of,

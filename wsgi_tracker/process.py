@@ -11,11 +11,11 @@ import os
 import sys
 import weakref
 from collections.abc import Callable
-from functools import partial
 from types import MethodType
 from typing import Any, TypeAlias
 
 Hook: TypeAlias = "Callable[[], None]"
+TURN_PATIENCE_SECONDS = 10.0
 
 
 class _Hooks:
@@ -52,14 +52,6 @@ def watch_forks(
     _in_child.add(in_child)
 
 
-# Newest first: an ingester comes to rest before the connections that it uses are closed.
-os.register_at_fork(
-    before=partial(_before.call, newest_first=True),
-    after_in_parent=_in_parent.call,
-    after_in_child=_in_child.call,
-)
-
-
 def threads_run() -> bool:
     """Return whether threads run while no request does.
 
@@ -89,3 +81,57 @@ def unpatched(module: str, name: str) -> Callable[..., Any]:
 def new_lock() -> Any:
     """Return a real lock that threads and greenlets may share; hold it for moments only."""
     return unpatched("_thread", "allocate_lock")()
+
+
+class _Forks:
+    """Run the hooks around one fork after another: two at once would wait for each other.
+
+    Who does not get its turn in time forks all the same; each hook bears that. A fork inside a
+    hook, or of another greenlet while one waits in a hook, finds all done that can be done.
+    """
+
+    def __init__(self) -> None:
+        self._reset()
+
+    def _reset(self) -> None:
+        self._pid = os.getpid()
+        self._turn = new_lock()
+        self._thread = 0  # whose turn it is
+        self._inner = 0  # its forks within that fork
+
+    def before(self) -> None:
+        if self._pid != os.getpid():  # a fork that ran no Python hooks
+            self._reset()
+        thread = unpatched("_thread", "get_ident")()
+        if self._thread == thread:
+            self._inner += 1
+            return
+        if self._turn.acquire(timeout=TURN_PATIENCE_SECONDS):
+            self._thread = thread
+        # Newest first: an ingester comes to rest before the connections that it uses are closed.
+        _before.call(newest_first=True)
+
+    def in_parent(self) -> None:
+        """Go on; also where the fork has failed, or a hook before it."""
+        has_turn = self._thread == unpatched("_thread", "get_ident")()
+        if has_turn and self._inner:
+            self._inner -= 1
+            return
+        try:
+            _in_parent.call()
+        finally:
+            if has_turn:
+                self._thread = 0
+                self._turn.release()
+
+    def in_child(self) -> None:
+        self._reset()
+        _in_child.call()
+
+
+_forks = _Forks()
+os.register_at_fork(
+    before=_forks.before,
+    after_in_parent=_forks.in_parent,
+    after_in_child=_forks.in_child,
+)

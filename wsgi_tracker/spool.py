@@ -3,14 +3,17 @@
 A line is in the kernel's hands when ``append`` returns, so it survives the death of its process.
 Each rule below prevents a loss that was seen: a segment is held with ``flock`` by its one writing
 process, and only who gets that lock may delete it; the writer looks after locking whether its
-file was deleted before; rotation puts the new file on the old descriptor's number, so that a
-thread that is about to write cannot hit a stranger's file.
+file was deleted before; rotation puts the new file on the old descriptor's number, and closing
+puts one there that nobody can write to, so that a thread that is about to write cannot hit a
+stranger's file. Nothing is logged while the lock is held: a handler may yield to a greenlet that
+waits for it.
 """
 
 from __future__ import annotations
 
 import errno
 import fcntl
+import math
 import os
 import time
 from collections.abc import Callable
@@ -40,6 +43,10 @@ LOOK_BYTES = 16 << 10
 RETRY_SECONDS = 1.0
 # A write that the kernel cuts short is nearly always the first that a full disk refuses.
 NO_SPACE = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+DAMAGED = (
+    "was deleted or cut while visits were written to it: a new one goes on, with what could be "
+    "saved; leave these files to the processes that write them"
+)
 ADVICE = (
     "make room on its disk, give this process's user the right to write there, or bring back the "
     "database that visits wait for"
@@ -49,7 +56,8 @@ ADVICE = (
 class Spool:
     """Append lines to this process's segment; threads share it without a lock.
 
-    ``on_open`` is called when a segment was opened: in a new process, or after a rotation. With
+    ``on_open`` is called when a segment was opened: in a new process, or after a rotation; and
+    when none can be, as drops want to be written down, too. With
     ``fsync``, a line is on the disk when ``append`` returns, and survives a power cut.
     """
 
@@ -62,6 +70,7 @@ class Spool:
         fsync: bool = False,
         on_open: Callable[[], None] = lambda: None,
     ) -> None:
+        self._fd = -1  # once there is one, it keeps its number
         self.folder = folder
         self._max_bytes = max_bytes
         # A small spool has small segments: one that is still written to is not deleted.
@@ -72,15 +81,17 @@ class Spool:
         self._fsync = fsync
         self._on_open = on_open
         self._outage = Outage(f"visits are dropped, {folder} cannot be written")
-        self._fd = -1
         self._reset()
         watch_forks(in_child=self._after_fork_in_child)
 
     def _reset(self) -> None:
+        self._is_open = False  # decides; a thread that is interrupted may store an old room
         self._room = -1  # bytes until this process looks again
         self._rest = 0  # what the segment takes beyond these
         self._seen_bytes = 0  # of the open segment, at the last look
+        self._is_failing = False  # visits are dropped, until a segment is opened for them
         self._retry_at = 0.0
+        self._retry_counts_at = 0.0
         self._dropped = 0
         self._lock = new_lock()  # guards opening, and the count of what was dropped
         self._pid = os.getpid()  # last: who finds it right may use the lock
@@ -108,8 +119,32 @@ class Spool:
                 return True
             problem = NO_SPACE
         except OSError as error:
+            if error.errno == errno.EBADF:
+                return self._append_again(line)
             written, problem = 0, error
-        self._abandon(problem)
+        return self._give_up(written, problem)
+
+    def _append_again(self, line: bytes) -> bool:
+        """Write a line whose segment was closed meanwhile; this time nobody can close it."""
+        while self._make_room():
+            with self._locked():
+                if not self._is_open:
+                    continue
+                self._room -= len(line)
+                try:
+                    written, problem = os.write(self._fd, line), NO_SPACE
+                except OSError as error:
+                    written, problem = 0, error
+            return written == len(line) or self._give_up(written, problem)
+        self.drop()
+        return False
+
+    def _give_up(self, written: int, problem: OSError) -> bool:
+        """Leave a segment that takes no more."""
+        with self._locked():
+            self._fail()
+            self._leave()
+        self._report(problem)
         if not written:
             self.drop()
         # else: the ingester finds the torn line, and counts it.
@@ -121,23 +156,35 @@ class Spool:
             self._dropped += count
 
     def write_counts(self) -> None:
-        """Put what was dropped into the segment, for storage to add up."""
-        with self._locked():
-            dropped, self._dropped = self._dropped, 0
-        if dropped and (self._fd < 0 or not self._append_counts(dropped)):
-            self.drop(dropped)
+        """Put what was dropped into a segment, for storage to add up."""
+        if self._dropped:
+            self._write_counts(time.monotonic())
 
-    def _append_counts(self, dropped: int) -> bool:
-        line = counts_line(dropped=dropped)
+    def _write_counts(self, now: float) -> None:
         try:
-            return os.write(self._fd, line) == len(line)
+            with self._locked():
+                if self._dropped and (self._is_open or now >= self._retry_counts_at):
+                    self._append_counts()
+        except OSError as error:
+            self._report(error)
+
+    def _append_counts(self) -> None:
+        try:
+            if not self._is_open:
+                # Only for counts, which a full spool takes, too; visits try to open their own.
+                self._retry_counts_at = time.monotonic() + RETRY_SECONDS
+                self._adopt(self._new_segment(math.inf), room=0)
+            write_whole(self._fd, counts_line(dropped=self._dropped))
         except OSError:
-            return False
+            self._fail()
+            self._leave()
+            raise
+        self._dropped = 0
 
     @property
     def writable(self) -> bool:
-        """Whether the last attempt to open a segment succeeded, or none was needed yet."""
-        return not self._retry_at or (self._fd >= 0 and self._room >= 0)
+        """Whether visits are kept; tries again, once the last attempt is long enough ago."""
+        return not self._is_failing or self._make_room()
 
     @property
     def problem(self) -> str:
@@ -149,35 +196,49 @@ class Spool:
         """How many visits were dropped that no segment tells of yet."""
         return self._dropped
 
-    def _abandon(self, problem: OSError) -> None:
-        with self._locked():
-            self._room, self._rest = -1, 0
-            self._retry_at = time.monotonic() + RETRY_SECONDS
-        self._report(problem)
+    def _fail(self) -> None:
+        self._is_failing = True
+        self._retry_at = time.monotonic() + RETRY_SECONDS
 
     def _report(self, problem: OSError) -> None:
         # Without the name of the file, which is another one at each attempt.
         self._outage.report(f"{problem.strerror or problem}; {ADVICE}")
 
     def _make_room(self) -> bool:
-        with self._locked():
-            if self._room >= 0:
-                return True  # another thread has done it
-            if self._rest > 0:
-                self._extend()
-                return True
-            now = time.monotonic()
-            if now < self._retry_at:
-                return False
-            try:
-                self._adopt(self._new_segment())
-            except OSError as error:
-                self._retry_at = now + RETRY_SECONDS
-                self._report(error)
-                return False
+        try:
+            with self._locked():
+                if self._has_room():
+                    return True
+                if time.monotonic() < self._retry_at:
+                    return False
+                began = not self._is_failing
+                self._open_segment()
+        except OSError as error:
+            self._report(error)
+            if began:
+                self._on_open()
+            return False
         self._outage.over()
         self._on_open()
         return True
+
+    def _has_room(self) -> bool:
+        """Look whether this segment takes more; another thread may have opened it meanwhile."""
+        if not self._is_open:
+            return False
+        if self._room < 0 < self._rest:
+            self._extend()
+            return True
+        return self._room >= 0
+
+    def _open_segment(self) -> None:
+        try:
+            self._adopt(self._new_segment(self._max_bytes), room=self._segment_bytes)
+        except OSError:
+            self._fail()
+            raise
+        self._is_failing = False
+        self._retry_at = 0.0
 
     def tend(self) -> None:
         """Write down what was dropped, and leave a segment that somebody deleted or truncated.
@@ -185,9 +246,16 @@ class Spool:
         Its writer would notice nothing. What it holds goes back into the folder, under the same
         id: storage knows how much of it is stored.
         """
-        with self._locked():
-            if self._fd >= 0 and self._is_damaged():
-                self._replace_damaged()
+        try:
+            with self._locked():
+                damaged = self._is_open and self._is_damaged()
+                if damaged:
+                    self._replace_damaged()
+        except OSError as error:
+            self._report(error)
+        else:
+            if damaged:
+                logger.error("a segment in %s %s", self.folder, DAMAGED)
         self.write_counts()
 
     def _is_damaged(self) -> bool:
@@ -199,24 +267,16 @@ class Spool:
     def _replace_damaged(self) -> None:
         damaged = os.dup(self._fd)
         try:
-            self._adopt(self._new_segment())
+            self._open_segment()
             restore_segment(self.folder, damaged)
-        except OSError as error:
-            self._report(error)
-            return
         finally:
             os.close(damaged)
-        logger.error(
-            "a segment in %s was deleted or cut while visits were written to it: a new one goes "
-            "on, with what could be saved; leave these files to the processes that write them",
-            self.folder,
-        )
 
-    def _new_segment(self) -> int:
-        """Create and lock a segment; return its descriptor."""
+    def _new_segment(self, max_bytes: float) -> int:
+        """Create and lock a segment, unless the spool holds so much; return its descriptor."""
         make_folder(self.folder)
-        if sum(segment_sizes(self.folder).values()) >= self._max_bytes:
-            raise OSError(f"it holds max_spool_bytes={self._max_bytes} already")
+        if sum(segment_sizes(self.folder).values()) >= max_bytes:
+            raise OSError(f"it holds max_spool_bytes={max_bytes} already")
         while True:
             segment = os.urandom(ID_LENGTH // 2).hex()
             path = self.folder / (segment + SUFFIX)
@@ -243,17 +303,29 @@ class Spool:
             sync_folders(self.folder)
         return True
 
-    def _adopt(self, fd: int) -> None:
+    def _adopt(self, fd: int, *, room: int) -> None:
         if self._fd < 0:
             self._fd = fd
         else:
             # A write under way keeps the old file, and its lock, to its end.
             os.dup2(fd, self._fd, inheritable=False)
             os.close(fd)
-        self._room, self._rest = 0, self._segment_bytes
+        self._room, self._rest = (0, room) if room else (-1, 0)
         self._seen_bytes = 0
         self._extend()
-        self._retry_at = 0.0
+        self._is_open = True
+
+    def _leave(self) -> None:
+        """Leave the segment to the ingester; a write that comes late fails with EBADF.
+
+        Without a descriptor to spare it stays open, which loses nothing either.
+        """
+        self._is_open, self._room, self._rest = False, -1, 0
+        if self._fd >= 0:
+            with suppress(OSError):
+                unwritable = os.open(os.devnull, os.O_RDONLY)
+                os.dup2(unwritable, self._fd, inheritable=False)
+                os.close(unwritable)
 
     def _extend(self) -> None:
         """Write on in the same segment."""
@@ -262,15 +334,17 @@ class Spool:
         self._room += more
 
     def close(self) -> None:
-        """Leave the segment to the ingester; a later ``append`` opens another."""
-        with self._lock, suppress(OSError):
-            if self._dropped and self._fd < 0:  # nothing but drops: they count, too
-                self._adopt(self._new_segment())
-        self.write_counts()
+        """Leave the segment to the ingester; a later ``append`` opens another.
+
+        Its descriptor stays, as another thread may be about to write, and goes with the spool.
+        """
+        self._write_counts(math.inf)
         with self._locked():
-            fd, self._fd, self._room, self._rest = self._fd, -1, -1, 0
-        if fd >= 0:
-            os.close(fd)
+            self._leave()
+
+    def __del__(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
 
     def _after_fork_in_child(self) -> None:
         """Close the parent's segment; unlocking it would unlock it for the parent."""

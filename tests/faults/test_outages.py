@@ -30,6 +30,7 @@ from watched import (
 from werkzeug.test import Client
 
 from wsgi_tracker import Tracker, open_storage
+from wsgi_tracker.storage.schema import SCHEMA_VERSION
 
 Begin = Callable[[Path], AbstractContextManager[None]]
 
@@ -63,7 +64,7 @@ def read_only(database: Path) -> Iterator[None]:
 def newer_schema(database: Path) -> Iterator[None]:
     set_version(database, 99)
     yield
-    set_version(database, 1)
+    set_version(database, SCHEMA_VERSION)
 
 
 def set_version(database: Path, version: int) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import secrets
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, TypeAlias
@@ -98,6 +98,23 @@ class Storage(Protocol):
 
     def visits(self, limit: int) -> list[Visit]:
         """Return the newest visits, newest first."""
+
+    def set_retention(self, days: int | None) -> None:
+        """Keep visits for so many days, or for ever; the value given last holds."""
+
+    def begin_purge(self, now: int, days: int | None) -> bool:
+        """Set the floor, before which visits are to go, by the retention; True if it is time.
+
+        It is not where visits are kept for ever, or a purge began within the hour before ``now``.
+        ``days`` holds where no retention was ever set.
+        """
+
+    def purge(self, before: int | None = None) -> Iterator[None]:
+        """Delete what is older than the floor, and all that only such visits needed.
+
+        A step each time the iterator is advanced; others may write in between. ``before`` sets
+        the floor first. No report shows anything older than the floor, or that arrives later.
+        """
 
     def close(self) -> None:
         """Close what is open; may be called twice, and used again afterwards."""

@@ -66,7 +66,7 @@ class ConnectionPool:
         self._slots = threading.BoundedSemaphore(self._readers)
         self._writer: PooledConnection | None = None
         self._writer_lock = new_lock()
-        self._held = 0  # loans that a fork under way keeps back
+        self._held: list[int] = []  # loans that each fork under way keeps back
 
     @contextmanager
     def reader(self) -> Iterator[PooledConnection]:
@@ -180,17 +180,21 @@ class ConnectionPool:
 
     def _before_fork(self) -> None:
         """Wait for running statements, lend nothing more, and close what is idle."""
+        self._check_process()
         deadline = time.monotonic() + FORK_PATIENCE_SECONDS
-        self._held = 0
-        for _ in range(self._readers):
-            if not self._slots.acquire(timeout=max(0.0, deadline - time.monotonic())):
-                break
-            self._held += 1
+        held = 0  # kept per fork: two at once must not forget each other's
+        try:
+            for _ in range(self._readers):
+                if not self._slots.acquire(timeout=max(0.0, deadline - time.monotonic())):
+                    break
+                held += 1
+        finally:
+            self._held.append(held)
         self.close()
 
     def _after_fork_in_parent(self) -> None:
         """Lend again."""
-        for _ in range(self._held):
+        for _ in range(self._held.pop() if self._held else 0):
             self._slots.release()
 
     def _after_fork_in_child(self) -> None:

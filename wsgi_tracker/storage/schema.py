@@ -11,7 +11,9 @@ from contextlib import contextmanager, suppress
 from importlib.resources import files
 from pathlib import Path
 
-SCHEMA_VERSION = 1
+from ..errors import StorageError
+
+SCHEMA_VERSION = 2
 
 
 def make_file(database: Path) -> None:
@@ -50,7 +52,7 @@ def create_schema(
             if not is_busy(error) or time.monotonic() > deadline:
                 raise
             time.sleep(0.01)
-    with transaction(connection):
+    with transaction(connection, any_schema=True):
         if schema_version(connection):
             return  # another process was first
         for statement in _statements(files(__package__).joinpath("schema.sql").read_text()):
@@ -78,16 +80,27 @@ def schema_version(connection: sqlite3.Connection) -> int:
 
 
 @contextmanager
-def transaction(connection: sqlite3.Connection) -> Iterator[None]:
+def transaction(connection: sqlite3.Connection, *, any_schema: bool = False) -> Iterator[None]:
     """Write in one transaction; IMMEDIATE, as one that reads first is refused at once."""
     connection.execute("BEGIN IMMEDIATE")
     try:
+        if not any_schema:
+            require_schema(connection)
         yield
         connection.execute("COMMIT")
     except BaseException:
         if connection.in_transaction:
             connection.execute("ROLLBACK")
         raise
+
+
+def require_schema(connection: sqlite3.Connection) -> None:
+    """Raise :exc:`StorageError` if a newer release has changed the schema meanwhile.
+
+    Asked within each transaction, as a process may run on beside one of that release.
+    """
+    if schema_version(connection) != SCHEMA_VERSION:
+        raise StorageError("the database has got another schema meanwhile")
 
 
 def is_busy(error: Exception) -> bool:

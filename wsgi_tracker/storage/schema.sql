@@ -1,6 +1,7 @@
 -- One narrow row per visit; every string once. The view user_visits shows it as text.
 
 CREATE TABLE settings (name TEXT PRIMARY KEY, value NOT NULL) WITHOUT ROWID;
+INSERT INTO settings (name, value) VALUES ('changes', 0);
 
 CREATE TABLE endpoints (
     id INTEGER PRIMARY KEY,
@@ -34,6 +35,18 @@ CREATE TABLE visits (
 CREATE INDEX visits_timestamp ON visits (timestamp, endpoint_id, user_id);
 CREATE INDEX visits_endpoint ON visits (endpoint_id, timestamp);
 CREATE INDEX visits_user ON visits (user_id, timestamp);
+
+-- 'changes' grows whenever visits are other than they were, or the next one may get an id that was
+-- in use: whoever reads visits in ranges of ids learns that way if what it has read still holds.
+CREATE TRIGGER visits_deleted AFTER DELETE ON visits
+WHEN OLD.id > coalesce((SELECT max(id) FROM visits), 0)
+BEGIN
+    UPDATE settings SET value = value + 1 WHERE name = 'changes';
+END;
+CREATE TRIGGER visits_updated AFTER UPDATE ON visits
+BEGIN
+    UPDATE settings SET value = value + 1 WHERE name = 'changes';
+END;
 
 -- How far each spool segment is stored, and since when it needs no more reading.
 CREATE TABLE segments (
@@ -147,4 +160,10 @@ BEGIN
     );
     DELETE FROM visits WHERE id = OLD.id;
     UPDATE visits SET id = NEW.id WHERE id = (SELECT max(id) FROM visits);
+END;
+
+-- As above: such a visit may stand before others that are there.
+CREATE TRIGGER user_visits_numbered INSTEAD OF INSERT ON user_visits WHEN NEW.id IS NOT NULL
+BEGIN
+    UPDATE settings SET value = value + 1 WHERE name = 'changes';
 END;

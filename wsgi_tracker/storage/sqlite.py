@@ -16,11 +16,14 @@ from ..visit import FIELDS, Visit
 from . import ReadBatch, StorageFacts
 from .faults import explain, is_passing, storage_errors
 from .intake import CREATE_BATCH, forget_segments, read_positions, store_batch
+from .migrations import migrate
 from .pool import ConnectionPool, PooledConnection, inode
+from .purge import FOR_EVER, begin_purge, first_shown, phases, read_setting, store_retention
 from .schema import (
     SCHEMA_VERSION,
     create_schema,
     make_file,
+    require_schema,
     schema_version,
     transaction,
 )
@@ -54,7 +57,8 @@ GROUP BY {bucket} ORDER BY 1 DESC"""
 VISITS = f"""
 SELECT timestamp_us, {", ".join(FIELDS[1:]).replace("path", "nullif(path, endpoint)")}
 FROM user_visits
-WHERE id IN (SELECT id FROM visits ORDER BY timestamp DESC, id DESC LIMIT ?)
+WHERE id IN (
+    SELECT id FROM visits WHERE timestamp >= ? ORDER BY timestamp DESC, id DESC LIMIT ?)
 ORDER BY timestamp_us DESC, id DESC"""
 # The address only where it is that of all of them.
 NEWEST = """
@@ -62,7 +66,8 @@ SELECT visits, agents, (SELECT ip_address FROM ip_addresses WHERE id = only_addr
     SELECT count(*) AS visits, count(DISTINCT user_agent_id) AS agents, CASE
         WHEN min(ip_address_id) = max(ip_address_id) AND count(ip_address_id) = count(*)
         THEN min(ip_address_id) END AS only_address_id
-    FROM (SELECT user_agent_id, ip_address_id FROM visits ORDER BY timestamp DESC LIMIT 1000))"""
+    FROM (SELECT user_agent_id, ip_address_id FROM visits WHERE timestamp >= ?
+        ORDER BY timestamp DESC LIMIT 1000))"""
 INGESTED = "SELECT name, value FROM settings WHERE name IN ('last_ingest', 'ingesting_pid')"
 
 
@@ -141,7 +146,7 @@ class SQLiteStorage:
                 ingested.get("ingesting_pid"),
                 self._size_bytes(),
                 schema_version(connection),
-                *connection.execute(NEWEST).fetchone(),
+                *connection.execute(NEWEST, (first_shown(connection, 0),)).fetchone(),
             )
 
     def _size_bytes(self) -> int:
@@ -164,17 +169,20 @@ class SQLiteStorage:
     def stats(self, start: int) -> list[EndpointStats]:
         """See :meth:`wsgi_tracker.storage.Storage.stats`."""
         with self._read() as connection:
+            start = first_shown(connection, start)
             return [EndpointStats(*row) for row in connection.execute(STATS, (start,))]
 
     def summary(self, start: int) -> Summary:
         """See :meth:`wsgi_tracker.storage.Storage.summary`."""
         with self._read() as connection:
+            start = first_shown(connection, start)
             return Summary(*connection.execute(SUMMARY, (start,)).fetchone())
 
     def trends(self, start: int, granularity: Granularity) -> list[TrendBucket]:
         """See :meth:`wsgi_tracker.storage.Storage.trends`."""
         statement = TRENDS.format(bucket=BUCKETS[granularity])
         with self._read() as connection:
+            start = first_shown(connection, start)
             return [
                 TrendBucket(granularity, bucket_start(granularity, first), hits, users, endpoints)
                 for first, hits, users, endpoints in connection.execute(statement, (start,))
@@ -183,7 +191,33 @@ class SQLiteStorage:
     def visits(self, limit: int) -> list[Visit]:
         """See :meth:`wsgi_tracker.storage.Storage.visits`."""
         with self._read() as connection:
-            return [Visit(*row) for row in connection.execute(VISITS, (limit,))]
+            start = first_shown(connection, 0)
+            return [Visit(*row) for row in connection.execute(VISITS, (start, limit))]
+
+    def set_retention(self, days: int | None) -> None:
+        """See :meth:`wsgi_tracker.storage.Storage.set_retention`."""
+        with storage_errors(self.database), self._pool.writer() as connection:
+            # Most processes find what another has stored, and need no lock.
+            if (read_setting(connection, "retention_days") or FOR_EVER) == (days or FOR_EVER):
+                return
+            with transaction(connection):
+                known = store_retention(connection, days)
+        if known != days:
+            logger.warning("retention_days is %s from now on, it was %s", days, known)
+
+    def begin_purge(self, now: int, days: int | None) -> bool:
+        """See :meth:`wsgi_tracker.storage.Storage.begin_purge`."""
+        with storage_errors(self.database), self._pool.writer() as connection:
+            return begin_purge(connection, now, days)
+
+    def purge(self, before: int | None = None) -> Iterator[None]:
+        """See :meth:`wsgi_tracker.storage.Storage.purge`."""
+        for phase in phases(before):
+            more = True
+            while more:
+                with storage_errors(self.database), self._pool.writer() as connection:
+                    more = phase(connection)
+                yield
 
     def close(self) -> None:
         """Close every connection; may be called twice, and used again afterwards."""
@@ -204,6 +238,7 @@ class SQLiteStorage:
         """Lend a reader within one transaction, so that a report sees one moment."""
         with storage_errors(self.database), self._pool.reader() as connection:
             connection.execute("BEGIN")
+            require_schema(connection)
             yield connection
             connection.execute("COMMIT")
 
@@ -238,6 +273,7 @@ class SQLiteStorage:
             )
         if not version:
             create_schema(connection, self._make_secret, self._patience_seconds)
+        migrate(connection)
         if not writing:
             connection.execute("PRAGMA query_only = ON")
             return

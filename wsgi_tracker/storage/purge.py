@@ -1,0 +1,295 @@
+"""Delete what is older than the floor, in steps too small to be in anybody's way.
+
+Visits go first, the oldest before others, and with them the users and endpoints that have none
+left. No index tells whether a path or another string is still used, as it would cost every visit.
+So what remains is read once, in ranges of ids and outside of transactions, and what is used is
+noted; strings that are not used then go, a few at a time.
+
+That is sound because visits come with ascending ids: in the transaction that deletes strings, the
+visits that came since are looked at too. Whatever else can change a visit, or give an id anew,
+raises 'changes' in the settings, and nothing more is deleted until the next purge reads again.
+"""
+
+from __future__ import annotations
+
+import secrets
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import TypeAlias
+
+from ..period import DAY, HOUR
+from .schema import transaction
+
+# The most that a step takes on; where one took long, the next take less.
+VISITS_PER_STEP = 500
+READ_PER_STEP = 5_000
+STRINGS_PER_STEP = 500
+LONG_SECONDS = 0.015
+PAGES_PER_STEP = 100
+# What ingest fills again within the hour need not be moved to the file's end and cut off.
+KEEP_FREE_PAGES = 1 / 100
+INTERVAL = HOUR
+FOR_EVER = 0
+
+Phase: TypeAlias = Callable[[sqlite3.Connection], bool]
+
+_STRINGS = {
+    "paths": "path_id",
+    "ip_addresses": "ip_address_id",
+    "user_agents": "user_agent_id",
+    "referers": "referer_id",
+    "hosts": "host_id",
+}
+_BEFORE_ALL = -(2**63)
+
+CREATE_GOING = """
+CREATE TEMP TABLE IF NOT EXISTS going (id INTEGER PRIMARY KEY, endpoint_id, user_id)"""
+CHOOSE_VISITS = """
+INSERT INTO temp.going SELECT id, endpoint_id, user_id FROM visits
+WHERE timestamp < (SELECT value FROM settings WHERE name = 'floor')
+ORDER BY timestamp LIMIT ?"""
+DELETE_VISITS = (
+    "DELETE FROM visits WHERE id IN (SELECT id FROM temp.going)",
+    *(
+        f"DELETE FROM {table} WHERE id IN (SELECT {column} FROM temp.going) "
+        f"AND NOT EXISTS (SELECT 1 FROM visits WHERE visits.{column} = {table}.id)"
+        for table, column in {"users": "user_id", "endpoints": "endpoint_id"}.items()
+    ),
+    "INSERT INTO settings (name, value) VALUES ('unswept', 1) "
+    "ON CONFLICT (name) DO UPDATE SET value = value + 1",
+)
+END_OF_RANGE = "SELECT max(id), count(*) FROM (SELECT id FROM {} WHERE id > ? ORDER BY id LIMIT ?)"
+
+
+def read_setting(connection: sqlite3.Connection, name: str) -> int | None:
+    """Return a number that is kept in the settings, if there is one."""
+    row = connection.execute("SELECT value FROM settings WHERE name = ?", (name,)).fetchone()
+    return None if row is None else int(row[0])
+
+
+def _write_setting(connection: sqlite3.Connection, name: str, value: int) -> None:
+    connection.execute(
+        "INSERT INTO settings (name, value) VALUES (?, ?) "
+        "ON CONFLICT (name) DO UPDATE SET value = excluded.value",
+        (name, value),
+    )
+
+
+def _forget_setting(connection: sqlite3.Connection, name: str) -> None:
+    connection.execute("DELETE FROM settings WHERE name = ?", (name,))
+
+
+def first_shown(connection: sqlite3.Connection, start: int) -> int:
+    """Return where a window begins that would begin at ``start``: never before the floor."""
+    return max(start, read_setting(connection, "floor") or 0)
+
+
+def store_retention(connection: sqlite3.Connection, days: int | None) -> int | None:
+    """Note for how long visits are kept; return what held before."""
+    known = read_setting(connection, "retention_days") or None
+    _write_setting(connection, "retention_days", days or FOR_EVER)
+    if known != days:
+        _forget_setting(connection, "purged_at")
+        if days is None or (known is not None and days > known):
+            # A purge that is under way ends here: it deletes nothing but what is below the floor.
+            _forget_setting(connection, "floor")
+    return known
+
+
+def begin_purge(connection: sqlite3.Connection, now: int, days: int | None) -> bool:
+    """Set the floor, unless visits are kept for ever or a purge began within the hour.
+
+    ``days`` is for a database that was never told. One transaction for all of it: a retention
+    that another process sets comes before, or after and takes the floor away.
+    """
+    known = read_setting(connection, "retention_days")
+    if not (days if known is None else known):
+        return False
+    with transaction(connection):
+        if read_setting(connection, "retention_days") is None:
+            store_retention(connection, days)
+        known = read_setting(connection, "retention_days")
+        began = read_setting(connection, "purged_at")
+        if not known or (began is not None and 0 <= now - began < INTERVAL):
+            return False
+        _write_setting(connection, "purged_at", now)
+        _write_setting(connection, "floor", max(0, now - known * DAY))
+    return True
+
+
+class Pace:
+    """How much a step takes on, so that it is short on a slow or busy machine too."""
+
+    def __init__(self, most: int) -> None:
+        self.rows = self._most = most
+
+    @contextmanager
+    def timed(self) -> Iterator[int]:
+        """Yield the number of rows for this step, and learn from the time that it takes."""
+        began = time.monotonic()
+        yield self.rows
+        took = time.monotonic() - began
+        if took > LONG_SECONDS:
+            self.rows = max(1, self.rows // 2)
+        elif took < LONG_SECONDS / 2:
+            self.rows = min(self._most, self.rows + self.rows // 4 + 1)
+
+
+def phases(before: int | None = None) -> Iterator[Phase]:
+    """Yield what a purge consists of; each is called with the writer until it returns False.
+
+    Between two calls others may write.
+    """
+    if before is not None:
+        yield partial(set_floor, before)
+    yield partial(delete_visits, Pace(VISITS_PER_STEP))
+    sweep = Sweep()
+    yield sweep.begin
+    yield sweep.read
+    for table in _STRINGS:
+        yield partial(sweep.delete, table)
+    yield sweep.end
+    yield give_pages_back
+
+
+def set_floor(before: int, connection: sqlite3.Connection) -> bool:
+    """Show and keep nothing older than ``before`` from now on."""
+    with transaction(connection):
+        _write_setting(connection, "floor", before)
+    return False
+
+
+def delete_visits(pace: Pace, connection: sqlite3.Connection) -> bool:
+    """Delete the oldest visits below the floor, and the users and endpoints they leave behind."""
+    connection.execute(CREATE_GOING)
+    with transaction(connection), pace.timed() as limit:
+        connection.execute("DELETE FROM temp.going")
+        chosen = connection.execute(CHOOSE_VISITS, (limit,)).rowcount
+        if chosen:
+            for statement in DELETE_VISITS:
+                connection.execute(statement)
+    return chosen == limit
+
+
+class Ids:
+    """A set of row ids, at a byte for each: rows that stand together have ids that do."""
+
+    def __init__(self) -> None:
+        self._pages: dict[int, bytearray] = {}
+
+    def add(self, id: int) -> None:
+        """Put one in."""
+        page = self._pages.get(id >> 12)
+        if page is None:
+            page = self._pages[id >> 12] = bytearray(4096)
+        page[id & 4095] = 1
+
+    def __contains__(self, id: int) -> bool:
+        page = self._pages.get(id >> 12)
+        return page is not None and page[id & 4095] == 1
+
+
+class Sweep:
+    """Delete the strings that no visit uses, if visits were deleted since the last sweep.
+
+    What it has noted holds only for the file that has its mark, as long as 'changes' stays. Kept
+    here and not in temporary tables, as a connection may be closed between any two steps.
+    """
+
+    def __init__(self) -> None:
+        self._mark = secrets.randbits(62)
+        self._used = {table: Ids() for table in _STRINGS}
+        self._read_upto = _BEFORE_ALL
+        self._deleted_upto = dict.fromkeys(_STRINGS, _BEFORE_ALL)
+        self._reading = Pace(READ_PER_STEP)
+        self._deleting = Pace(STRINGS_PER_STEP)
+        self._changes: int | None = None
+        self._unswept: int | None = None
+
+    def begin(self, connection: sqlite3.Connection) -> bool:
+        """Note what is true before reading begins."""
+        with transaction(connection):
+            _write_setting(connection, "sweep", self._mark)
+            self._changes = read_setting(connection, "changes")
+            self._unswept = read_setting(connection, "unswept")
+        return False
+
+    def _can_go_on(self, connection: sqlite3.Connection) -> bool:
+        return (
+            self._unswept is not None
+            and read_setting(connection, "sweep") == self._mark
+            and read_setting(connection, "changes") == self._changes
+        )
+
+    def read(self, connection: sqlite3.Connection) -> bool:
+        """Note the strings of some more visits."""
+        if not self._can_go_on(connection):
+            return False
+        with self._reading.timed() as limit:
+            return self._read(connection, limit)
+
+    def _read(self, connection: sqlite3.Connection, limit: int) -> bool:
+        start = self._read_upto
+        end, rows = connection.execute(END_OF_RANGE.format("visits"), (start, limit)).fetchone()
+        if not rows:
+            return False
+        for table, column in _STRINGS.items():
+            add = self._used[table].add
+            for (id,) in connection.execute(
+                f"SELECT DISTINCT {column} FROM visits "
+                f"WHERE id > ? AND id <= ? AND {column} IS NOT NULL",
+                (start, end),
+            ):
+                add(id)
+        self._read_upto = end
+        return bool(rows == limit)
+
+    def delete(self, table: str, connection: sqlite3.Connection) -> bool:
+        """Delete some strings of ``table`` that no visit uses."""
+        # Nearly all that came meanwhile is read before the lock is taken.
+        if self.read(connection):
+            return True
+        with transaction(connection), self._deleting.timed() as limit:
+            if not self._can_go_on(connection):
+                return False
+            self._read(connection, -1)
+            ids = [
+                id
+                for (id,) in connection.execute(
+                    f"SELECT id FROM {table} WHERE id > ? ORDER BY id LIMIT ?",
+                    (self._deleted_upto[table], limit),
+                )
+            ]
+            used = self._used[table]
+            connection.executemany(
+                f"DELETE FROM {table} WHERE id = ?", [(id,) for id in ids if id not in used]
+            )
+        if ids:
+            self._deleted_upto[table] = ids[-1]
+        return len(ids) == limit
+
+    def end(self, connection: sqlite3.Connection) -> bool:
+        """Note that no string is left over, if that is so."""
+        with transaction(connection):
+            if self._can_go_on(connection):
+                connection.execute(
+                    "DELETE FROM settings WHERE name = 'unswept' AND value = ?", (self._unswept,)
+                )
+                _forget_setting(connection, "sweep")
+        return False
+
+
+def give_pages_back(connection: sqlite3.Connection) -> bool:
+    """Shorten the file by some of its free pages."""
+    (pages,) = connection.execute("PRAGMA page_count").fetchone()
+    (free,) = connection.execute("PRAGMA freelist_count").fetchone()
+    excess = min(PAGES_PER_STEP, free - int(pages * KEEP_FREE_PAGES))
+    if excess <= 0:
+        return False
+    # execute() would stop after the first page.
+    connection.executescript(f"PRAGMA incremental_vacuum({excess})")
+    (left,) = connection.execute("PRAGMA freelist_count").fetchone()
+    return bool(left < free)
