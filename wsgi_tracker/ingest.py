@@ -170,8 +170,10 @@ class Ingester:
     @property
     def problems(self) -> list[str]:
         """What keeps this process's thread from its work; nothing where there is none."""
+        if self._stop is None:
+            return []
         outages = (self._outage, self._refused, self._unkept, self._purge_outage)
-        return [outage.known for outage in outages if outage.known and self._stop is not None]
+        return [known for outage in outages if (known := outage.known)]
 
     def close(self, timeout_seconds: float = 5.0) -> None:
         """Stop the thread and wait for it; a later ``start`` begins another."""
