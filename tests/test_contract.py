@@ -139,7 +139,7 @@ def test_empty_database_answers_every_question(question: str, client: Client) ->
         }
 
 
-@pytest.mark.parametrize("report", ["stats", "summary", "trends", "visits"])
+@pytest.mark.parametrize("report", ["stats", "summary", "trends", "visits", "health"])
 def test_answer_is_private_json(report: str, client: Client) -> None:
     response = client().get(f"/api/tracking/{report}")
 

@@ -16,6 +16,7 @@ REPORTS = {
     "summary": ["period"],
     "trends": ["granularity", "period"],
     "visits": ["limit"],
+    "health": [],
 }
 BAD_VALUES = {
     "empty": "",

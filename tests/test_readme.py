@@ -12,9 +12,10 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+import webtest
 
 from wsgi_tracker import Tracker
-from wsgi_tracker.query import STATS, SUMMARY, TRENDS, VISITS, Choice
+from wsgi_tracker.query import HEALTH, STATS, SUMMARY, TRENDS, VISITS, Choice
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -86,6 +87,7 @@ def test_option_table_lists_signature() -> None:
         pytest.param("summary", SUMMARY, id="summary"),
         pytest.param("trends", TRENDS, id="trends"),
         pytest.param("visits", VISITS, id="visits"),
+        pytest.param("health", HEALTH, id="health"),
     ],
 )
 def test_report_table_lists_parameters(report: str, parameters: tuple[Choice, ...]) -> None:
@@ -94,6 +96,15 @@ def test_report_table_lists_parameters(report: str, parameters: tuple[Choice, ..
     documented = re.findall(r"`(\w+)`", rows[f"/api/tracking/{report}"][0])
 
     assert documented == [parameter.name for parameter in parameters]
+
+
+def test_health_is_shown_with_every_key_in_its_order(tmp_path: Path) -> None:
+    with Tracker(lambda environ, start_response: [], tmp_path / "visits.db") as tracker:
+        health = webtest.TestApp(tracker).get("/api/tracking/health").json
+
+    shown = json.loads(block("json", '"status"'))
+    assert list(shown) == list(health)
+    assert shown["schema"] == health["schema"]
 
 
 def test_every_choice_is_documented() -> None:

@@ -516,5 +516,5 @@ def test_every_visit_is_accounted_for_after_a_short_write(
     counts = ingest(folder)
 
     assert counts["recorded"] == int(writer.stdout)
-    assert counts["rejected"] == 1  # the torn line
+    assert counts["torn"] == 1
     assert sum(counts.values()) == offered

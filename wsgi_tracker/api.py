@@ -12,9 +12,10 @@ from werkzeug.wrappers import Response
 
 from .auth import ADVICE, Auth
 from .errors import Outage, QueryError, StorageError, logger
+from .health import HealthCheck
 from .ingest import Queue
-from .period import PERIODS, SECOND, TREND_PERIODS, Granularity, window_start
-from .query import STATS, SUMMARY, TRENDS, VISITS, Parameter, parse_query
+from .period import PERIODS, TREND_PERIODS, Granularity, window_start
+from .query import HEALTH, STATS, SUMMARY, TRENDS, VISITS, Parameter, parse_query
 from .reports import visit_as_json
 from .storage import Storage
 
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
 CATCH_UP_SECONDS = 1.0
-STALE_SECONDS = 60
 RETRY_AFTER_SECONDS = 1
 
 
@@ -32,14 +32,14 @@ class Report:
 
     parameters: Sequence[Parameter]
     answer: Callable[[dict[str, Any], int, bool], dict[str, Any]]
+    needs_storage: bool = True
 
 
 class Api:
     """Answer requests under the prefix.
 
     ``catch_up(seconds)`` makes storage hold every request answered before now, if it can;
-    ``is_recording()`` says whether this process can record; ``clock()`` is nanoseconds since the
-    epoch.
+    ``clock()`` is nanoseconds since the epoch.
     """
 
     def __init__(
@@ -47,13 +47,13 @@ class Api:
         storage: Storage,
         auth: Auth,
         catch_up: Callable[[float], Queue],
-        is_recording: Callable[[], bool],
+        check: HealthCheck,
         clock: Callable[[], int],
     ) -> None:
         self._storage = storage
         self._auth = auth
         self._catch_up = catch_up
-        self._is_recording = is_recording
+        self._check = check
         self._clock = clock
         self._outage = Outage("reports answer 503")
         self._reports = {
@@ -61,6 +61,7 @@ class Api:
             "summary": Report(SUMMARY, self._summary),
             "trends": Report(TRENDS, self._trends),
             "visits": Report(VISITS, self._visits),
+            "health": Report(HEALTH, self._health, needs_storage=False),
         }
 
     def __call__(
@@ -94,7 +95,7 @@ class Api:
             response.headers["Allow"] = "GET, HEAD"
             return response
         question = parse_query(environ.get("QUERY_STRING", ""), report.parameters)
-        queue = self._catch_up(CATCH_UP_SECONDS)
+        queue = self._catch_up(CATCH_UP_SECONDS) if report.needs_storage else Queue()
         now = self._clock() // 1000
         response = _json(HTTPStatus.OK, self._answer(report, question, queue, now))
         if queue.size_bytes:
@@ -104,17 +105,15 @@ class Api:
     def _answer(
         self, report: Report, question: dict[str, Any], queue: Queue, now: int
     ) -> dict[str, Any]:
+        active = not self._check.problems(queue.oldest_timestamp, now)
         try:
-            answer = report.answer(question, now, self._is_active(queue, now))
+            answer = report.answer(question, now, active)
         except StorageError as error:  # what stopped catch_up is logged there
             self._outage.report(str(error))
             raise
-        self._outage.over()
+        if report.needs_storage:
+            self._outage.over()
         return answer
-
-    def _is_active(self, queue: Queue, now: int) -> bool:
-        oldest = now if queue.oldest_timestamp is None else queue.oldest_timestamp
-        return self._is_recording() and now - oldest < STALE_SECONDS * SECOND
 
     def _stats(self, question: dict[str, Any], now: int, active: bool) -> dict[str, Any]:
         period = question["period"]
@@ -142,6 +141,9 @@ class Api:
     def _visits(self, question: dict[str, Any], now: int, active: bool) -> dict[str, Any]:
         visits = [visit_as_json(visit) for visit in self._storage.visits(question["limit"])]
         return {"visits": visits, "count": len(visits)}
+
+    def _health(self, question: dict[str, Any], now: int, active: bool) -> dict[str, Any]:
+        return self._check.look(now).as_json()
 
 
 def _json(status: HTTPStatus, document: dict[str, Any]) -> Response:

@@ -59,11 +59,12 @@ class Outage:
         self._forget_seconds = forget_seconds
         self._clock = clock
         self._met: dict[str, float] = {}  # kind of fault -> when it was last met
+        self.known = ""  # the last fault, as it was logged; empty when there is none
 
     def report(self, problem: str) -> None:
         """Log ``problem`` unless it is known; its text tells it apart."""
         if self._begins(problem):
-            logger.error("%s: %s", self._what, problem)
+            self._log(problem)
 
     def report_bug(self, error: BaseException) -> None:
         """Log ``error`` and its traceback unless it is known.
@@ -71,7 +72,11 @@ class Outage:
         Its type and the line that raised it tell it apart, as its text may be a client's.
         """
         if self._begins(_kind(error)):
-            logger.error("%s: %s", self._what, _text(error), exc_info=error)
+            self._log(_text(error), error)
+
+    def _log(self, problem: str, error: BaseException | None = None) -> None:
+        self.known = f"{self._what}: {problem}"
+        logger.error("%s: %s", self._what, problem, exc_info=error)
 
     def _begins(self, kind: str) -> bool:
         """Note that a fault was met; return whether it is a new one."""
@@ -92,7 +97,7 @@ class Outage:
     def over(self) -> None:
         """Log that the fault is gone, if one was logged."""
         if self._met:
-            self._met = {}
+            self._met, self.known = {}, ""
             logger.warning("%s: works again", self._what)
 
 

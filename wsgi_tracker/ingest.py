@@ -167,6 +167,14 @@ class Ingester:
             self._outage.report_bug(error)
         return self._ingested_bytes != before
 
+    @property
+    def problems(self) -> list[str]:
+        """What keeps this process's thread from its work; nothing where there is none."""
+        if self._stop is None:
+            return []
+        outages = (self._outage, self._refused, self._unkept, self._purge_outage)
+        return [known for outage in outages if (known := outage.known)]
+
     def close(self, timeout_seconds: float = 5.0) -> None:
         """Stop the thread and wait for it; a later ``start`` begins another."""
         self._check_process()
@@ -183,7 +191,7 @@ class Ingester:
         Raises :exc:`StorageError`, also where the spool itself is out of order.
         """
         try:
-            with _spool_errors(), self._host_lock.held() as ours:
+            with spool_errors(), self._host_lock.held() as ours:
                 if not ours:
                     return False
                 more = self._ingest_batch()
@@ -276,7 +284,7 @@ class Ingester:
         Raises :exc:`StorageError`, also where the spool itself is out of order.
         """
         try:
-            with _spool_errors():
+            with spool_errors():
                 return self._catch_up(seconds)
         except StorageError as error:
             self._outage.report(str(error))
@@ -333,7 +341,8 @@ class _LastLine:
 
 
 @contextmanager
-def _spool_errors() -> Iterator[None]:
+def spool_errors() -> Iterator[None]:
+    """Say of which thing an operating system's error is."""
     try:
         yield
     except OSError as error:

@@ -16,6 +16,7 @@ from .api import Api
 from .auth import Auth
 from .endpoints import EndpointFinder, endpoint_finder
 from .errors import ConfigurationError, StorageError, logger
+from .health import HealthCheck
 from .ingest import Ingester
 from .mounts import refuse_network
 from .observation import Observation, Recorder
@@ -112,7 +113,7 @@ class Tracker:
             self._storage,
             auth,
             self._ingester.catch_up,
-            lambda: self._spool.writable,
+            HealthCheck(self._storage, self._spool, self._ingester),
             time.time_ns,
         )
         self._storage.close()  # a fork that follows finds nothing open

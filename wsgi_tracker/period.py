@@ -12,6 +12,7 @@ from enum import Enum
 SECOND = 1_000_000
 HOUR = 3600 * SECOND
 DAY = 24 * HOUR
+LAST_TIMESTAMP = 253402300799999999  # the end of the year 9999
 
 PERIODS = {"day": DAY, "week": 7 * DAY, "month": 30 * DAY, "year": 365 * DAY, "all": None}
 TREND_PERIODS = {"24h": DAY, "7d": 7 * DAY, "30d": 30 * DAY, "1y": 365 * DAY}

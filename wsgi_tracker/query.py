@@ -76,6 +76,7 @@ TRENDS = (
     Choice("period", tuple(TREND_PERIODS), "7d"),
 )
 VISITS = (Whole("limit", 1, 1000, 50),)
+HEALTH: tuple[Parameter, ...] = ()
 
 
 def parse_query(query_string: str, parameters: Sequence[Parameter]) -> dict[str, Any]:
@@ -85,7 +86,8 @@ def parse_query(query_string: str, parameters: Sequence[Parameter]) -> dict[str,
     for name, value in parse_qsl(query_string, keep_blank_values=True):
         if name not in known:
             raise QueryError(
-                f"there is no parameter {_shown(name)}; known: {', '.join(known)}", name[:SHOWN]
+                f"there is no parameter {_shown(name)}; known: {', '.join(known) or 'none'}",
+                name[:SHOWN],
             )
         if name in found:
             raise QueryError(f"{name} is given twice", name)

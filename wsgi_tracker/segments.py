@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+from .period import LAST_TIMESTAMP
 from .storage import FINISHED, Batch, Positions
 
 SUFFIX = ".ndjson"
@@ -23,6 +24,7 @@ COUNTS = b'{"counts":'
 MAX_COUNT = 1 << 48  # beyond this no process has counted
 # A pipe in the place of a segment would wait for a writer for ever, a link may lead anywhere.
 READ_FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW
+CHUNK_BYTES = 1 << 20
 TAIL_BYTES = 65536  # more than the longest line
 
 
@@ -88,9 +90,24 @@ class Segment:
         """Return the timestamp of the visit whose line begins at ``position``, if one does."""
         try:
             timestamp = json.loads(self.read(position, TAIL_BYTES).partition(b"\n")[0])["timestamp"]
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             return None
-        return timestamp if isinstance(timestamp, int) else None
+        if type(timestamp) is int and 0 <= timestamp <= LAST_TIMESTAMP:  # True is no time
+            return timestamp
+        return None
+
+    def count_visits(self, start: int, end: int) -> int:
+        """Return how many lines there are between two line ends, those of counts left out."""
+        visits = 0
+        while start < end:
+            chunk = self.read(start, min(end - start, CHUNK_BYTES))
+            if not chunk:
+                break  # cut by somebody
+            size = chunk.rfind(b"\n") + 1 or len(chunk)
+            visits += chunk.count(b"\n", 0, size)
+            visits -= chunk.startswith(COUNTS) + chunk.count(b"\n" + COUNTS, 0, size)
+            start += size
+        return visits
 
     def unlink(self) -> None:
         """Delete the file; the caller holds its lock, and knows every line stored."""
@@ -196,6 +213,7 @@ class BatchReader:
         self.ends: dict[str, int] = {}
         self.size_bytes = 0
         self.more = False
+        self._torn: list[bytes] = []
 
     def read(self, positions: Positions) -> Batch:
         """Return whole lines from all segments, at most about one batch."""
@@ -223,7 +241,8 @@ class BatchReader:
                 if position > segment.first:
                     batch.finished.append(segment.id)
         self.size_bytes = sum(map(len, chunks))
-        batch.data, batch.counts = _without_counts(b"".join(chunks))
+        batch.data, batch.counts, glued = _without_counts(b"".join(chunks))
+        batch.torn = self._torn + glued
         return batch
 
     def _lines(
@@ -239,6 +258,8 @@ class BatchReader:
             endless = not whole and len(chunk) >= self._batch_bytes  # a line, but none of ours
         else:
             endless = segment.orphaned and whole < len(chunk)  # torn: nobody will complete it
+            if endless:
+                self._torn.append(chunk[whole:])
         if endless:
             return chunk + b"\n", end, end
         return chunk[:whole], position + whole, end
@@ -249,12 +270,12 @@ def counts_line(**counts: int) -> bytes:
     return b'{"counts":' + json.dumps(counts).encode() + b"}\n"
 
 
-def _without_counts(data: bytes) -> tuple[bytes, Counter[str]]:
-    """Take the lines of counts out of the lines of visits."""
+def _without_counts(data: bytes) -> tuple[bytes, Counter[str], list[bytes]]:
+    """Take the lines of counts out of the lines of visits; return what they were glued to, too."""
     counts: Counter[str] = Counter()
     if COUNTS not in data:
-        return data, counts
-    visits = []
+        return data, counts, []
+    visits, torn = [], []
     for line in data.split(b"\n")[:-1]:
         cut = line.rfind(COUNTS)  # not 0 behind a torn line
         added = _counts(line[cut:]) if cut >= 0 else None
@@ -264,7 +285,8 @@ def _without_counts(data: bytes) -> tuple[bytes, Counter[str]]:
         counts.update(added)
         if cut:
             visits.append(line[:cut] + b"\n")
-    return b"".join(visits), counts
+            torn.append(line[:cut])
+    return b"".join(visits), counts, torn
 
 
 def _counts(line: bytes) -> dict[str, int] | None:

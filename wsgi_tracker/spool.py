@@ -186,6 +186,16 @@ class Spool:
         """Whether visits are kept; tries again, once the last attempt is long enough ago."""
         return not self._is_failing or self._make_room()
 
+    @property
+    def problem(self) -> str:
+        """What was logged last while it was not writable."""
+        return self._outage.known
+
+    @property
+    def dropped(self) -> int:
+        """How many visits were dropped that no segment tells of yet."""
+        return self._dropped
+
     def _fail(self) -> None:
         self._is_failing = True
         self._retry_at = time.monotonic() + RETRY_SECONDS

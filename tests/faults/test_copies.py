@@ -80,7 +80,7 @@ def test_copy_holds_what_was_answered_before_it_once(
         assert set(counted.values()) == {1}
         assert before <= counted.keys() <= load.answered
         # A line that was being written, at most one of each client.
-        assert counts.pop("rejected", 0) <= 6
+        assert counts.pop("torn", 0) <= 6
         assert counts == {"recorded": len(counted)}
 
 

@@ -316,9 +316,9 @@ def test_full_spool_drops_and_counts_exactly(tmp_path: Path) -> None:
     assert set(counted.values()) == {1}
     assert counted.keys() <= load.answered
     assert counts["recorded"] == len(counted)
-    # Rejected: what a write that filled the last page left of a line.
+    # Torn: what a write that filled the last page left of a line.
     assert sum(counts.values()) == load.count
-    assert counts["dropped"] >= 100 - counts.get("rejected", 0)
+    assert counts["dropped"] >= 100 - counts.get("torn", 0)
     assert 1 <= running.log.count("visits are dropped") / 2 <= WORKERS  # begun, and over
     assert "No space left on device; make room" in running.log
 

@@ -27,13 +27,34 @@ class Batch:
     """What one transaction takes in: whole lines, and where reading them ended.
 
     ``positions`` are bytes from the start of each segment, by its id; ``finished`` lists the
-    segments that have no writer and no more lines.
+    segments that have no writer and no more lines. ``torn`` repeats what ``data`` holds of lines
+    that were not written to their end, so that they can be told from other rejects.
     """
 
     data: bytes = b""
     positions: dict[str, int] = field(default_factory=dict)
     finished: list[str] = field(default_factory=list)
+    torn: list[bytes] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
+
+
+@dataclass(frozen=True, slots=True)
+class StorageFacts:
+    """What storage knows of itself, at one moment.
+
+    ``last_ingest`` is in microseconds since the epoch. ``newest_visits`` is how many of the newest
+    visits were looked at; ``only_address`` is the one that all of them came from, if it is one.
+    """
+
+    counts: Mapping[str, int]
+    positions: Positions
+    last_ingest: int | None
+    ingesting_pid: int | None
+    size_bytes: int
+    schema: int
+    newest_visits: int
+    newest_user_agents: int
+    only_address: str | None
 
 
 ReadBatch: TypeAlias = Callable[[Positions], Batch]
@@ -59,6 +80,9 @@ class Storage(Protocol):
 
         Those of which nothing is stored are missing.
         """
+
+    def facts(self, segments: Sequence[str]) -> StorageFacts:
+        """Return how storage is, and how far these segments are stored; cheap at any size."""
 
     def secret(self) -> bytes:
         """Return the key of every ``user_hash`` here; made once, at random."""

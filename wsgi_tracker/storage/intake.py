@@ -7,17 +7,19 @@ it back for every row. They stand in a temporary table while strings become numb
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 import time
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Sequence
 
 from ..endpoints import OTHER, UNMATCHED
+from ..period import LAST_TIMESTAMP
 from ..visit import FIELDS
 from . import FINISHED, Batch
-from .lines import load_readable
+from .lines import Unreadable, load_readable
 
 FORGET_SEGMENT_SECONDS = 30 * 86400
-LAST_TIMESTAMP = 253402300799999999  # the end of the year 9999
 
 _TEXT = "user_hash method endpoint path error ip_address user_agent referer host".split()
 _REQUIRED = ("timestamp", "user_hash", "method", "endpoint")
@@ -105,13 +107,15 @@ SELECT id, position, finished_at FROM segments WHERE id IN (SELECT value FROM js
 
 
 def store_batch(connection: sqlite3.Connection, batch: Batch, max_endpoints: int) -> list[bytes]:
-    """Store visits, positions and counts of ``batch``; adds to its counts.
+    """Store visits, positions and counts of ``batch``, and who did it; adds to its counts.
 
     Returns the lines that are no visits.
     """
     rejected = _store_visits(connection, batch, max_endpoints) if batch.data else []
     _write_positions(connection, batch)
     _add_counts(connection, batch.counts)
+    if batch.positions:  # an idle host writes nothing
+        _note_ingest(connection)
     return rejected
 
 
@@ -121,16 +125,22 @@ def _store_visits(connection: sqlite3.Connection, batch: Batch, max_endpoints: i
     def load(array: str, lines: int) -> bool:
         return _load(connection, array, lines)
 
-    rejected = load_readable(batch.data, load)
-    if rejected:
-        batch.counts["rejected"] += len(rejected)
+    unreadable = load_readable(batch.data, load)
+    _count_unreadable(batch, unreadable)
     if connection.execute(HAS_NEW_ENDPOINTS).fetchone()[0]:
         (known,) = connection.execute(COUNT_ENDPOINTS).fetchone()
         connection.execute(FOLD_ENDPOINTS, (max_endpoints - known,))
     for statement in INTERN:
         connection.execute(statement)
     batch.counts["recorded"] += connection.execute(INSERT_VISITS).rowcount
-    return rejected
+    return unreadable.lines + unreadable.torn
+
+
+def _count_unreadable(batch: Batch, unreadable: Unreadable) -> None:
+    known = set(batch.torn)
+    torn = sum(line in known for line in unreadable.lines)
+    batch.counts["torn"] += torn + len(unreadable.torn)
+    batch.counts["rejected"] += len(unreadable.lines) - torn
 
 
 def _load(connection: sqlite3.Connection, array: str, lines: int) -> bool:
@@ -179,9 +189,16 @@ def forget_segments(connection: sqlite3.Connection) -> None:
     connection.execute("DELETE FROM segments WHERE finished_at < ?", (before,))
 
 
-def _add_counts(connection: sqlite3.Connection, counts: Mapping[str, int]) -> None:
+def _add_counts(connection: sqlite3.Connection, counts: Counter[str]) -> None:
     connection.executemany(
         "INSERT INTO counts (name, value) VALUES (?, ?) "
         "ON CONFLICT (name) DO UPDATE SET value = value + excluded.value",
-        counts.items(),
+        (+counts).items(),  # without zeros
+    )
+
+
+def _note_ingest(connection: sqlite3.Connection) -> None:
+    connection.executemany(
+        "INSERT OR REPLACE INTO settings (name, value) VALUES (?, ?)",
+        [("last_ingest", time.time_ns() // 1000), ("ingesting_pid", os.getpid())],
     )

@@ -18,6 +18,9 @@ from pathlib import Path
 from ..errors import PoolTimeoutError
 from ..process import new_lock, watch_forks
 
+# A request for a report waits so long for a connection, and is answered 503 then.
+LOAN_PATIENCE_SECONDS = 1.0
+CLOSE_PATIENCE_SECONDS = 5.0
 FORK_PATIENCE_SECONDS = 5.0
 
 _inherited: list[sqlite3.Connection] = []
@@ -43,7 +46,7 @@ class ConnectionPool:
         connect: Callable[[bool], PooledConnection],
         *,
         readers: int = 8,
-        timeout_seconds: float = 5.0,
+        timeout_seconds: float = LOAN_PATIENCE_SECONDS,
     ) -> None:
         self._database = database
         self._connect = connect
@@ -167,7 +170,7 @@ class ConnectionPool:
         self._check_process()
         while self._idle:
             self._idle.pop().close()
-        if self._writer_lock.acquire(timeout=self._timeout_seconds):
+        if self._writer_lock.acquire(timeout=CLOSE_PATIENCE_SECONDS):
             try:
                 writer, self._writer = self._writer, None
                 if writer is not None:

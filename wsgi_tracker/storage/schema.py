@@ -14,7 +14,6 @@ from pathlib import Path
 from ..errors import StorageError
 
 SCHEMA_VERSION = 2
-PATIENCE_SECONDS = 10.0
 
 
 def make_file(database: Path) -> None:
@@ -37,9 +36,11 @@ def make_file(database: Path) -> None:
         os.unlink(temporary)
 
 
-def create_schema(connection: sqlite3.Connection, make_secret: Callable[[], bytes]) -> None:
-    """Make tables and secret; several processes may try at once."""
-    deadline = time.monotonic() + PATIENCE_SECONDS
+def create_schema(
+    connection: sqlite3.Connection, make_secret: Callable[[], bytes], patience_seconds: float
+) -> None:
+    """Make tables and secret; several processes may try at once, and wait for each other."""
+    deadline = time.monotonic() + patience_seconds
     while True:
         try:
             # In this order, and outside a transaction: WAL fixes the file's layout.

@@ -55,7 +55,7 @@ CREATE TABLE segments (
     finished_at INTEGER  -- seconds since 1970-01-01
 ) WITHOUT ROWID;
 
--- recorded, dropped, rejected: since the database was made, whatever was purged.
+-- recorded, dropped, torn, rejected: since the database was made, whatever was purged.
 CREATE TABLE counts (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
 
 CREATE VIEW user_visits AS

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 from ..errors import ConfigurationError, StorageError, logger
 from ..period import DAY, HOUR, Granularity, bucket_start
 from ..reports import EndpointStats, Summary, TrendBucket
 from ..visit import FIELDS, Visit
-from . import ReadBatch
+from . import ReadBatch, StorageFacts
 from .faults import explain, is_passing, storage_errors
 from .intake import CREATE_BATCH, forget_segments, read_positions, store_batch
 from .migrations import migrate
@@ -29,6 +30,8 @@ from .schema import (
 
 OLDEST_SQLITE = (3, 34, 0)
 BUSY_TIMEOUT_SECONDS = 0.5
+# Workers that start together wait for the one that makes the schema; a request does not.
+START_PATIENCE_SECONDS = 10.0
 FORGET_EVERY_SECONDS = 3600.0
 
 STATS = """
@@ -57,6 +60,15 @@ FROM user_visits
 WHERE id IN (
     SELECT id FROM visits WHERE timestamp >= ? ORDER BY timestamp DESC, id DESC LIMIT ?)
 ORDER BY timestamp_us DESC, id DESC"""
+# The address only where it is that of all of them.
+NEWEST = """
+SELECT visits, agents, (SELECT ip_address FROM ip_addresses WHERE id = only_address_id) FROM (
+    SELECT count(*) AS visits, count(DISTINCT user_agent_id) AS agents, CASE
+        WHEN min(ip_address_id) = max(ip_address_id) AND count(ip_address_id) = count(*)
+        THEN min(ip_address_id) END AS only_address_id
+    FROM (SELECT user_agent_id, ip_address_id FROM visits WHERE timestamp >= ?
+        ORDER BY timestamp DESC LIMIT 1000))"""
+INGESTED = "SELECT name, value FROM settings WHERE name IN ('last_ingest', 'ingesting_pid')"
 
 
 class SQLiteStorage:
@@ -73,10 +85,12 @@ class SQLiteStorage:
         self.database = database
         self._max_endpoints = max_endpoints
         self._make_secret = make_secret
+        self._patience_seconds = START_PATIENCE_SECONDS
         self._pool = ConnectionPool(database, self._connect)
         self._inode: tuple[int, int] | None = None
         self._forget_at = 0.0
         self._try()
+        self._patience_seconds = BUSY_TIMEOUT_SECONDS
 
     def _try(self) -> None:
         """Write nothing, but as if: what can never work is said now, to who configures it."""
@@ -120,6 +134,27 @@ class SQLiteStorage:
         """See :meth:`wsgi_tracker.storage.Storage.positions`."""
         with self._read() as connection:
             return read_positions(connection, segments)
+
+    def facts(self, segments: Sequence[str]) -> StorageFacts:
+        """See :meth:`wsgi_tracker.storage.Storage.facts`."""
+        with self._read() as connection:
+            ingested: dict[str, int] = dict(connection.execute(INGESTED))
+            return StorageFacts(
+                dict(connection.execute("SELECT name, value FROM counts")),
+                read_positions(connection, segments),
+                ingested.get("last_ingest"),
+                ingested.get("ingesting_pid"),
+                self._size_bytes(),
+                schema_version(connection),
+                *connection.execute(NEWEST, (first_shown(connection, 0),)).fetchone(),
+            )
+
+    def _size_bytes(self) -> int:
+        size = 0
+        for suffix in ("", "-wal"):
+            with suppress(FileNotFoundError):
+                size += os.stat(f"{self.database}{suffix}").st_size
+        return size
 
     def secret(self) -> bytes:
         """See :meth:`wsgi_tracker.storage.Storage.secret`."""
@@ -237,7 +272,7 @@ class SQLiteStorage:
                 f"install the newer release again"
             )
         if not version:
-            create_schema(connection, self._make_secret)
+            create_schema(connection, self._make_secret, self._patience_seconds)
         migrate(connection)
         if not writing:
             connection.execute("PRAGMA query_only = ON")

@@ -1,0 +1,211 @@
+"""How tracking is: what was counted, what waits, and what is out of order.
+
+Only looked at: nothing is ingested, and nobody is waited for longer than a loan and a lock of the
+database take. What moves from spool to storage meanwhile may be missing for that moment.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from .errors import StorageError
+from .ingest import Ingester, spool_errors
+from .period import SECOND, iso_timestamp
+from .segments import Segment, open_segments, segment_sizes
+from .spool import Spool
+from .storage import FINISHED, Positions, Storage, StorageFacts
+
+STALE_SECONDS = 60
+# Two user agents behind one address are suspicious, and so is one that comes so often.
+MANY_VISITS = 50
+MAX_COUNTED_BYTES = 64 << 20  # counting the lines of so many takes some 50 ms
+COUNTS = ("recorded", "queued", "dropped", "torn", "rejected", "ignored")
+
+
+@dataclass(frozen=True, slots=True)
+class SpoolFacts:
+    """What is in the spool; the last three are of what is not in storage yet.
+
+    ``None`` where spool or storage does not answer, or there are too many visits to count.
+    """
+
+    size_bytes: int | None = None
+    segments: int | None = None
+    queued: int | None = None
+    queued_bytes: int | None = None
+    oldest_timestamp: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """The state of tracking; ``None`` stands for what does not answer."""
+
+    problems: Sequence[str]
+    warnings: Sequence[str]
+    recording: bool
+    dropped: int  # in this process, and not yet in its spool
+    spool: SpoolFacts
+    storage: StorageFacts | None
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the facts, and first whether something is wrong with them."""
+        return {
+            "status": "degraded" if self.problems else "ok",
+            "problems": list(self.problems),
+            "warnings": list(self.warnings),
+            **self._counts(),
+            "recording": self.recording,
+            "queued_bytes": self.spool.queued_bytes,
+            "oldest_queued": _iso(self.spool.oldest_timestamp),
+            "spool_bytes": self.spool.size_bytes,
+            "spool_segments": self.spool.segments,
+            **_storage_as_json(self.storage),
+        }
+
+    def _counts(self) -> dict[str, int | None]:
+        """Return the counts of visits; each one that was offered is in one of them."""
+        if self.storage is None:
+            return dict.fromkeys(COUNTS)
+        counts: dict[str, int | None] = {name: self.storage.counts.get(name, 0) for name in COUNTS}
+        counts["dropped"] = self.storage.counts.get("dropped", 0) + self.dropped
+        counts["queued"] = self.spool.queued
+        return counts
+
+
+def _storage_as_json(facts: StorageFacts | None) -> dict[str, Any]:
+    if facts is None:
+        return dict.fromkeys(("last_ingest", "ingesting_pid", "database_bytes", "schema"))
+    return {
+        "last_ingest": _iso(facts.last_ingest),
+        "ingesting_pid": facts.ingesting_pid,
+        "database_bytes": facts.size_bytes,
+        "schema": facts.schema,
+    }
+
+
+class HealthCheck:
+    """Look at what a tracker needs."""
+
+    def __init__(self, storage: Storage, spool: Spool, ingester: Ingester) -> None:
+        self._storage = storage
+        self._spool = spool
+        self._ingester = ingester
+
+    def problems(self, oldest_timestamp: int | None, now: int) -> list[str]:
+        """Return what keeps visits out of spool or storage; without any, tracking is active.
+
+        ``oldest_timestamp`` is that of the oldest visit in the spool, if there is one.
+        """
+        problems = []
+        if not self._spool.writable:
+            problems.append(self._spool.problem)
+        if oldest_timestamp is not None and now - oldest_timestamp >= STALE_SECONDS * SECOND:
+            problems.append(
+                f"visits wait in the spool since {iso_timestamp(oldest_timestamp)}: the log of the "
+                f"process that ingests says why, if there is one"
+            )
+        return problems
+
+    def look(self, now: int) -> Health:
+        """Return how tracking is at ``now``, in microseconds since the epoch. Never raises."""
+        problems: list[str] = []
+        folder, sizes, segments, spool = self._spool.folder, {}, [], SpoolFacts()
+        with _spool_problems(problems):
+            sizes = segment_sizes(folder)
+            segments = [segment.id for segment in _opened(folder, sizes)]
+            spool = SpoolFacts(sum(sizes.values()), len(sizes))
+        storage = self._look_at_storage(segments, problems)
+        if storage is not None and spool.segments is not None:
+            with _spool_problems(problems):
+                spool = _add_queue(spool, folder, sizes, storage)
+        return Health(
+            self.problems(spool.oldest_timestamp, now) + problems,
+            [] if storage is None else _warnings(storage),
+            self._spool.writable,
+            self._spool.dropped,
+            spool,
+            storage,
+        )
+
+    def _look_at_storage(self, segments: list[str], problems: list[str]) -> StorageFacts | None:
+        try:
+            facts = self._storage.facts(segments)
+        except StorageError as error:
+            problems.append(f"the database cannot be read: {error}")
+            return None
+        problems += self._ingester.problems
+        return facts
+
+
+@contextmanager
+def _spool_problems(problems: list[str]) -> Iterator[None]:
+    try:
+        with spool_errors():
+            yield
+    except StorageError as error:
+        problems.append(f"{error}; it is a folder that this process must read and write")
+
+
+def _opened(folder: Path, names: Iterable[str]) -> Iterator[Segment]:
+    """Open one segment at a time: there may be thousands."""
+    for segment in open_segments(folder, names):
+        try:
+            yield segment
+        finally:
+            segment.close()
+
+
+def _add_queue(
+    facts: SpoolFacts, folder: Path, names: Iterable[str], storage: StorageFacts
+) -> SpoolFacts:
+    queued, queued_bytes, timestamps = 0, 0, []
+    for segment in _opened(folder, names):
+        start, end = _unread(segment, storage.positions)
+        if start < end:
+            queued_bytes += end - start
+            timestamps.append(segment.timestamp_at(start))
+            if queued_bytes <= MAX_COUNTED_BYTES:
+                queued += segment.count_visits(start, end)
+    return replace(
+        facts,
+        queued=queued if queued_bytes <= MAX_COUNTED_BYTES else None,
+        queued_bytes=queued_bytes,
+        oldest_timestamp=min((t for t in timestamps if t is not None), default=None),
+    )
+
+
+def _unread(segment: Segment, stored: Positions) -> tuple[int, int]:
+    """Return where the lines that storage lacks begin and end."""
+    position = stored.get(segment.id, 0)
+    if position == FINISHED or segment.is_copy_of_another:
+        return 0, 0
+    return max(position, segment.first), segment.end_of_lines()
+
+
+def _warnings(facts: StorageFacts) -> list[str]:
+    """Return what is probably not as it was meant."""
+    address = facts.only_address
+    if address is None or not _is_private(address):
+        return []
+    if facts.newest_user_agents < 2 and facts.newest_visits < MANY_VISITS:
+        return []
+    return [
+        f"the newest {facts.newest_visits} visits all come from {address}: if that is a proxy, "
+        f"name it in trusted_proxies, and let it send X-Forwarded-For"
+    ]
+
+
+def _is_private(address: str) -> bool:
+    try:
+        return ipaddress.ip_address(address).is_private
+    except ValueError:
+        return False
+
+
+def _iso(timestamp: int | None) -> str | None:
+    return None if timestamp is None else iso_timestamp(timestamp)
