@@ -10,7 +10,7 @@ import math
 import os
 import time
 from bisect import bisect
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +19,9 @@ from typing import Any
 from .errors import Outage, StorageError
 from .hostlock import HostLock
 from .process import new_lock, unpatched, watch_forks
+from .rejected import RejectedLines
 from .retention import Retention
-from .segments import REJECTED, BatchReader, Segment, open_segments, segment_sizes, write_whole
+from .segments import BatchReader, Segment, open_segments, segment_sizes
 from .storage import FINISHED, Positions, Storage
 
 BATCH_BYTES = 4 << 20
@@ -32,9 +33,6 @@ LONGEST_PAUSE_SECONDS = 1.0
 REST_PER_WORK = 20
 SHORTEST_PURGE_PAUSE_SECONDS = 0.002
 LOOK_SECONDS = 2.0  # how often quiet segments are tested for a writer that is gone
-MAX_REJECTED_BYTES = 64 << 20
-# A pipe or link in its place must not stop the thread, nor lead elsewhere.
-REJECTED_FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | os.O_NOFOLLOW
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +46,9 @@ class Queue:
 class Ingester:
     """Ingest a spool, from a thread or when asked.
 
-    ``on_wake`` is called before the thread's passes and before catching up. With ``durable``, all that is stored
-    survives a power cut; otherwise what cannot be read from the spool again does. Between passes,
-    the thread has ``retention`` purge a little at a time.
+    ``on_wake`` is called before the thread's passes and before catching up. With ``durable``, all
+    that is stored survives a power cut; otherwise what cannot be read from the spool again does.
+    Between passes, the thread has ``retention`` purge a little at a time.
     """
 
     # A server that stops kills what takes long; the rest is safe in the spool.
@@ -75,7 +73,7 @@ class Ingester:
         self._host_lock = HostLock.of(folder)
         self._outage = Outage("visits wait in the spool")
         self._refused = Outage("visits of another user wait in the spool")
-        self._unkept = Outage("lines that are no visits are counted, but not kept")
+        self._rejected = RejectedLines(folder)
         self._purge_outage = Outage("visits that are too old are not purged")
         self._reset()
         watch_forks(in_child=self._reset)  # the parent's thread is not inherited
@@ -172,7 +170,7 @@ class Ingester:
         """What keeps this process's thread from its work; nothing where there is none."""
         if self._stop is None:
             return []
-        outages = (self._outage, self._refused, self._unkept, self._purge_outage)
+        outages = (self._outage, self._refused, self._rejected.outage, self._purge_outage)
         return [known for outage in outages if (known := outage.known)]
 
     def close(self, timeout_seconds: float = 5.0) -> None:
@@ -261,22 +259,9 @@ class Ingester:
             durable=self._durable or bool(orphaned),
         )
         if rejected:  # only now: a commit that fails is tried again, and finds them again
-            self._keep_rejected(rejected)
+            self._rejected.keep(rejected)
         for segment in reading.finished:
             segment.unlink()
-
-    def _keep_rejected(self, lines: Sequence[bytes]) -> None:
-        try:
-            fd = os.open(self._folder / REJECTED, REJECTED_FLAGS, 0o600)
-            try:
-                if os.fstat(fd).st_size < MAX_REJECTED_BYTES:
-                    write_whole(fd, b"".join(line + b"\n" for line in lines))
-            finally:
-                os.close(fd)
-        except OSError as error:  # they are no visits: nothing else waits for them
-            self._unkept.report(str(error))
-        else:
-            self._unkept.over()
 
     def catch_up(self, seconds: float) -> Queue:
         """Ingest, or wait for who does, all that is in the spool now; return what is left.

@@ -35,7 +35,8 @@ def stored(folder: Path) -> Counter[int]:
             assert time.monotonic() < deadline, "visits wait in the spool"
     with closing(sqlite3.connect(database)) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
-        assert dict(connection.execute("SELECT name, value FROM counts")).keys() == {"recorded"}
+        counts = dict(connection.execute("SELECT name, value FROM counts"))
+        assert counts.keys() == {"recorded"}, counts
         paths = connection.execute("SELECT path FROM user_visits").fetchall()
     assert [path.name for path in database.with_name("visits.db-spool").glob("*.ndjson")] == []
     return Counter(int(path.rpartition("/")[2]) for (path,) in paths)
