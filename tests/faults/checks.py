@@ -36,7 +36,9 @@ def stored(folder: Path) -> Counter[int]:
     with closing(sqlite3.connect(database)) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
         counts = dict(connection.execute("SELECT name, value FROM counts"))
-        assert counts.keys() == {"recorded"}, counts
+        # The kernel cuts a write at a page's edge when its process is killed meanwhile: such a
+        # request was not answered, and its half line is counted as torn.
+        assert counts.keys() <= {"recorded", "torn"}, counts
         paths = connection.execute("SELECT path FROM user_visits").fetchall()
     assert [path.name for path in database.with_name("visits.db-spool").glob("*.ndjson")] == []
     return Counter(int(path.rpartition("/")[2]) for (path,) in paths)
