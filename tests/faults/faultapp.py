@@ -43,8 +43,8 @@ def stream(blocks: list[bytes]) -> Iterator[bytes]:
 
 def tracked(wrapped: WSGIApplication = answer) -> WSGIApplication:
     """Track ``wrapped``, and say in every answer, a report too, which process it is from."""
-    # Small segments: several fill up, and are deleted, while workers are killed.
-    spool_bytes = int(os.environ.get("FAULTS_SPOOL_BYTES", 1 << 20))
+    # Not so small that a free machine fills it before the next pass of ingest: that would drop visits.
+    spool_bytes = int(os.environ.get("FAULTS_SPOOL_BYTES", 16 << 20))
     tracker = Tracker(wrapped, os.environ["FAULTS_DATABASE"], max_spool_bytes=spool_bytes)
 
     def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:

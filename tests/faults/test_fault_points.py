@@ -26,6 +26,7 @@ def test_death_at_any_point_loses_nothing_and_counts_nothing_twice(
         environ={
             "FAULTS_DATABASE": str(tmp_path / "visits.db"),
             "FAULTS_POINT": point,
+            "FAULTS_SPOOL_BYTES": str(4 << 20),  # small segments, which rotate
             "FAULTS_DEATHS": str(deaths),
             "FAULTS_DEATHS_WANTED": str(DEATHS),
             "PYTHONDEVMODE": "",

@@ -87,7 +87,7 @@ def disk(tmp_path: Path) -> Iterator[Path]:
         pytest.param(locked, "end it", id="locked"),
         pytest.param(disk_full, "make room|see the system's log", id="full"),
         pytest.param(read_only, "mount|see the system's log", id="read-only"),
-        pytest.param(newer_schema, "install the newer release", id="newer schema"),
+        pytest.param(newer_schema, "install the newer release|end it", id="newer schema"),
     ],
 )
 def test_visits_wait_for_the_end_of_an_outage(
@@ -113,8 +113,8 @@ def test_visits_wait_for_the_end_of_an_outage(
     assert f'"total_hits": {load.count},' in reported[1]
     assert recorded(database) == (Counter(load.answered), {"recorded": load.count})
     assert all(re.search(says, line) for line in begun)
-    # Each process says it once.
-    assert 1 <= len(over) <= len(begun) <= WORKERS
+    # Each process says each thing once: a disk may fail in more ways than one.
+    assert 1 <= len(over) <= len(begun) <= WORKERS * len(set(begun))
 
 
 @pytest.mark.parametrize(
