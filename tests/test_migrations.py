@@ -190,8 +190,8 @@ def test_process_that_runs_on_beside_a_newer_release_leaves_the_database_alone(
     storage.summary(0)
     sql(database, "PRAGMA user_version = 99")
 
-    for message in ("another schema", "schema 99"):
-        with pytest.raises(StorageError, match=message):
+    for _ in range(2):
+        with pytest.raises(StorageError, match="schema 99"):
             use(storage)
 
     assert sql(database, "SELECT count(*) FROM visits") == [(12,)]

@@ -112,7 +112,7 @@ def test_visits_wait_for_the_end_of_an_outage(
     assert status == 503
     assert f'"total_hits": {load.count},' in reported[1]
     assert recorded(database) == (Counter(load.answered), {"recorded": load.count})
-    assert all(re.search(says, line) for line in begun)
+    assert all(re.search(says, line) for line in begun), begun
     # Each process says each thing once: a disk may fail in more ways than one.
     assert 1 <= len(over) <= len(begun) <= WORKERS * len(set(begun))
 

@@ -99,8 +99,18 @@ def require_schema(connection: sqlite3.Connection) -> None:
 
     Asked within each transaction, as a process may run on beside one of that release.
     """
-    if schema_version(connection) != SCHEMA_VERSION:
-        raise StorageError("the database has got another schema meanwhile")
+    version = schema_version(connection)
+    if version != SCHEMA_VERSION:
+        raise other_schema(connection, version)
+
+
+def other_schema(connection: sqlite3.Connection, version: int) -> StorageError:
+    """Return the error that says which schema is there, and what to do."""
+    database = connection.execute("PRAGMA database_list").fetchone()[2]
+    return StorageError(
+        f"{database} has schema {version}, this wsgi_tracker knows {SCHEMA_VERSION}: install the "
+        f"newer release again"
+    )
 
 
 def is_busy(error: Exception) -> bool:

@@ -23,6 +23,7 @@ from .schema import (
     SCHEMA_VERSION,
     create_schema,
     make_file,
+    other_schema,
     require_schema,
     schema_version,
     transaction,
@@ -267,10 +268,7 @@ class SQLiteStorage:
         connection.text_factory = lambda data: data.decode("utf-8", "replace")
         version = schema_version(connection)
         if version > SCHEMA_VERSION:
-            raise StorageError(
-                f"{self.database} has schema {version}, this wsgi_tracker knows {SCHEMA_VERSION}: "
-                f"install the newer release again"
-            )
+            raise other_schema(connection, version)
         if not version:
             create_schema(connection, self._make_secret, self._patience_seconds)
         migrate(connection)
