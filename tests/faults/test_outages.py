@@ -103,6 +103,7 @@ def test_visits_wait_for_the_end_of_an_outage(
             load.wait_for(200)
             status, _ = ask(running.port)
         wait_until(load, lambda: ask(running.port)[0] == 200, "it does not resume")
+        wait_until(load, lambda: messages(running)[1], "its end is not logged")
         load.wait_for(50)
         load.stop()
         reported = ask(running.port)
