@@ -324,6 +324,20 @@ def test_full_spool_drops_and_counts_exactly(tmp_path: Path) -> None:
     assert "No space left on device; make room" in running.log
 
 
+def test_retention_that_was_read_in_an_outage_leaves_no_connection_that_cannot_write(
+    tmp_path: Path,
+) -> None:
+    """SQLite opens a file that it cannot write to for reading: the next batch failed on it."""
+    storage = open_storage(tmp_path / "visits.db")
+
+    with immutable([tmp_path / "visits.db"]):
+        storage.set_retention(None)
+        assert not storage.begin_purge(0, None)
+
+    storage.set_retention(3)
+    storage.close()
+
+
 def test_deleted_spool_costs_no_visit(tmp_path: Path) -> None:
     database = tmp_path / "visits.db"
     with server(database) as running, Load(lambda: running.port, clients=6) as load:

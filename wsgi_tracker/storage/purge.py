@@ -99,15 +99,18 @@ def store_retention(connection: sqlite3.Connection, days: int | None) -> int | N
     return known
 
 
+def keeps_for_ever(connection: sqlite3.Connection, days: int | None) -> bool:
+    """Return whether nothing is to be purged; ``days`` is for a database that was never told."""
+    known = read_setting(connection, "retention_days")
+    return not (days if known is None else known)
+
+
 def begin_purge(connection: sqlite3.Connection, now: int, days: int | None) -> bool:
     """Set the floor, unless visits are kept for ever or a purge began within the hour.
 
     ``days`` is for a database that was never told. One transaction for all of it: a retention
     that another process sets comes before, or after and takes the floor away.
     """
-    known = read_setting(connection, "retention_days")
-    if not (days if known is None else known):
-        return False
     with transaction(connection):
         if read_setting(connection, "retention_days") is None:
             store_retention(connection, days)

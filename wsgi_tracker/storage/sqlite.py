@@ -18,7 +18,15 @@ from .faults import explain, is_passing, storage_errors
 from .intake import CREATE_BATCH, forget_segments, read_positions, store_batch
 from .migrations import migrate
 from .pool import ConnectionPool, PooledConnection, inode
-from .purge import FOR_EVER, begin_purge, first_shown, phases, read_setting, store_retention
+from .purge import (
+    FOR_EVER,
+    begin_purge,
+    first_shown,
+    keeps_for_ever,
+    phases,
+    read_setting,
+    store_retention,
+)
 from .schema import (
     SCHEMA_VERSION,
     create_schema,
@@ -197,17 +205,25 @@ class SQLiteStorage:
 
     def set_retention(self, days: int | None) -> None:
         """See :meth:`wsgi_tracker.storage.Storage.set_retention`."""
-        with storage_errors(self.database), self._pool.writer() as connection:
-            # Most processes find what another has stored, and need no lock.
+        # Most processes find what another has stored, and need no lock. A writer that only read
+        # would be kept, even one that was opened while nobody could write.
+        with self._read() as connection:
             if (read_setting(connection, "retention_days") or FOR_EVER) == (days or FOR_EVER):
                 return
-            with transaction(connection):
-                known = store_retention(connection, days)
+        with (
+            storage_errors(self.database),
+            self._pool.writer() as connection,
+            transaction(connection),
+        ):
+            known = store_retention(connection, days)
         if known != days:
             logger.warning("retention_days is %s from now on, it was %s", days, known)
 
     def begin_purge(self, now: int, days: int | None) -> bool:
         """See :meth:`wsgi_tracker.storage.Storage.begin_purge`."""
+        with self._read() as connection:
+            if keeps_for_ever(connection, days):
+                return False
         with storage_errors(self.database), self._pool.writer() as connection:
             return begin_purge(connection, now, days)
 
