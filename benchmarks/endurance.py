@@ -80,7 +80,7 @@ def kill_one(arguments: Sequence[str], wanted: int, chance: random.Random) -> di
             report(server.port, "summary")
         finally:
             server.kill()
-        counted = stored(folder)
+        counted = stored(folder, killed=True)
         return {
             "kills": wanted,
             "groups": groups,

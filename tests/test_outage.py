@@ -70,6 +70,28 @@ def test_lasting_problem_is_logged_until_it_is_over(caplog: pytest.LogCaptureFix
     ]
 
 
+@pytest.mark.parametrize(
+    ("pause", "expected"),
+    [
+        pytest.param(59.9, ["out: disk I/O"], id="the same outage"),
+        pytest.param(60, ["out: disk I/O", "out: read-only"], id="another"),
+    ],
+)
+def test_problem_soon_after_another_is_the_same_outage(
+    pause: float, expected: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """A read-only disk was logged twice, as what SQLite says of it changes."""
+    clock = Clock()
+    outage = Outage("out", clock=clock)
+
+    outage.report("disk I/O")
+    clock.now += pause
+    outage.report("read-only")
+    outage.report("read-only")
+
+    assert logged(caplog) == expected
+
+
 def test_bug_is_known_by_its_type_and_the_line_that_raised_it(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

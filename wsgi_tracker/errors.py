@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 
 logger = logging.getLogger("wsgi_tracker")
+SAME_SECONDS = 60.0
 
 
 class TrackerError(Exception):
@@ -59,12 +60,21 @@ class Outage:
         self._forget_seconds = forget_seconds
         self._clock = clock
         self._met: dict[str, float] = {}  # kind of fault -> when it was last met
+        self._logged_at = -math.inf
         self.known = ""  # the last fault, as it was logged; empty when there is none
 
     def report(self, problem: str) -> None:
-        """Log ``problem`` unless it is known; its text tells it apart."""
-        if self._begins(problem):
+        """Log ``problem`` unless it is known; its text tells it apart.
+
+        Within a minute of the last line it is taken for the same outage: a disk that is full or
+        read-only fails in more ways than one.
+        """
+        if not self._goes_on(problem) and self._begins(problem):
             self._log(problem)
+
+    def _goes_on(self, problem: str) -> bool:
+        another = bool(self._met) and problem not in self._met
+        return another and self._clock() - self._logged_at < SAME_SECONDS
 
     def report_bug(self, error: BaseException) -> None:
         """Log ``error`` and its traceback unless it is known.
@@ -76,6 +86,7 @@ class Outage:
 
     def _log(self, problem: str, error: BaseException | None = None) -> None:
         self.known = f"{self._what}: {problem}"
+        self._logged_at = self._clock()
         logger.error("%s: %s", self._what, problem, exc_info=error)
 
     def _begins(self, kind: str) -> bool:

@@ -41,4 +41,4 @@ def test_death_at_any_point_loses_nothing_and_counts_nothing_twice(
 
     assert len(load.answered) <= reported <= len(load.answered) + len(load.unanswered)
     assert is_clean(server.log)
-    check(load, tmp_path)
+    check(load, tmp_path, killed=True)

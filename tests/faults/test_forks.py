@@ -114,4 +114,4 @@ def test_killed_parents_leave_nothing_to_their_children(
     assert len(load.answered) <= reported <= len(load.answered) + len(load.unanswered)
     assert bool(left) == (forks != ENDING)
     assert is_clean(server.log)
-    check(load, tmp_path)
+    check(load, tmp_path, killed=True)

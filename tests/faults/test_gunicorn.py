@@ -158,7 +158,7 @@ def test_killed_workers_lose_nothing_and_count_nothing_twice(
 
     assert len(load.answered) <= reported <= len(load.answered) + len(load.unanswered)
     assert is_clean(server.log)
-    check(load, tmp_path)
+    check(load, tmp_path, killed=True)
 
 
 @pytest.mark.parametrize("options", MATRIX[1::2])
@@ -181,7 +181,7 @@ def test_killed_group_loses_nothing_and_counts_nothing_twice(
 
     assert len(load.answered) <= reported <= len(load.answered) + len(load.unanswered)
     assert is_clean(server.log)
-    check(load, tmp_path)
+    check(load, tmp_path, killed=True)
 
 
 @pytest.mark.parametrize("worker_class", WORKER_CLASSES)

@@ -80,7 +80,7 @@ def test_worker_that_blocks_beyond_its_timeout_loses_nothing(
 
     assert "WORKER TIMEOUT" in server.log
     assert len(load.answered) < reported <= len(load.answered) + len(load.unanswered)
-    check(load, tmp_path)
+    check(load, tmp_path, killed=True)
     with closing(sqlite3.connect(tmp_path / "visits.db")) as database:
         blocked = database.execute(
             "SELECT status, error FROM user_visits WHERE endpoint = ?", (f"/b/{BLOCKED}",)

@@ -87,7 +87,7 @@ def disk(tmp_path: Path) -> Iterator[Path]:
         pytest.param(locked, "end it", id="locked"),
         pytest.param(disk_full, "make room|see the system's log", id="full"),
         pytest.param(read_only, "mount|see the system's log", id="read-only"),
-        pytest.param(newer_schema, "install the newer release|end it", id="newer schema"),
+        pytest.param(newer_schema, "install the newer release", id="newer schema"),
     ],
 )
 def test_visits_wait_for_the_end_of_an_outage(
@@ -114,8 +114,8 @@ def test_visits_wait_for_the_end_of_an_outage(
     assert f'"total_hits": {load.count},' in reported[1]
     assert recorded(database) == (Counter(load.answered), {"recorded": load.count})
     assert all(re.search(says, line) for line in begun), begun
-    # Each process says each thing once: a disk may fail in more ways than one.
-    assert 1 <= len(over) <= len(begun) <= WORKERS * len(set(begun))
+    # Each process says it once.
+    assert 1 <= len(over) <= len(begun) <= WORKERS
 
 
 @pytest.mark.parametrize(
@@ -231,11 +231,11 @@ def test_new_database_takes_what_the_spool_still_holds(
         wait_until(load, lambda: "deleted or replaced" in running.log, "it is not logged")
         load.wait_for(100)
         load.stop()
-        status = ask(running.port)[0]
+        status, body = ask(running.port)
 
     check_answers(load, running)
     counted, counts = recorded(database)
-    assert status == 200
+    assert status == 200, (body, running.log)
     assert set(counted.values()) == {1}
     assert load.answered - before <= counted.keys() <= load.answered
     assert counts == {"recorded": len(counted)}

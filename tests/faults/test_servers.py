@@ -153,4 +153,4 @@ def test_killed_workers_lose_nothing_and_count_nothing_twice(start: Start, folde
 
     assert len(load.answered) <= reported <= len(load.answered) + len(load.unanswered)
     assert is_clean(server.log)
-    check(load, folder)
+    check(load, folder, killed=True)

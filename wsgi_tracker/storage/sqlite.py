@@ -38,6 +38,7 @@ from .schema import (
 )
 
 OLDEST_SQLITE = (3, 34, 0)
+NO_FILE = (0, 0)
 BUSY_TIMEOUT_SECONDS = 0.5
 # Workers that start together wait for the one that makes the schema; a request does not.
 START_PATIENCE_SECONDS = 10.0
@@ -130,6 +131,7 @@ class SQLiteStorage:
                 rejected = store_batch(connection, batch, self._max_endpoints)
                 self._forget_segments(connection)
             if not self._pool.is_current(connection):
+                self._inode = NO_FILE  # its number may be given to the new one
                 raise StorageError(f"{self.database} was deleted or replaced meanwhile")
         return rejected
 
@@ -245,7 +247,8 @@ class SQLiteStorage:
         if self._inode not in (None, current):
             logger.warning(
                 "%s was deleted or replaced: visits go to what is there now, with all that is in "
-                "the spool; restart every process, so that all know the same secret of user_hash",
+                "the spool; if it came from elsewhere, restart every process, as it has a secret of "
+                "user_hash of its own",
                 self.database,
             )
         self._inode = current
