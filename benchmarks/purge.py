@@ -27,8 +27,8 @@ from typing import Any, TypeAlias
 import common
 import ingest
 
+from wsgi_tracker import open_storage
 from wsgi_tracker.storage.purge import phases
-from wsgi_tracker.storage.sqlite import SQLiteStorage
 
 WRITER_PAUSE_SECONDS = 0.01
 WRITER_VISITS = 10
@@ -57,7 +57,7 @@ Seconds: TypeAlias = dict[str, list[float]]
 
 def purge(database: Path, before: int) -> tuple[Seconds, Seconds, int]:
     """Purge; return every step's seconds by phase, of the clock and CPU, and the longest log."""
-    storage = SQLiteStorage(database)
+    storage = open_storage(database)
     log = database.with_name(database.name + "-wal")
     seconds, cpu_seconds, largest = defaultdict(list), defaultdict(list), 0
     for phase in phases(before):
