@@ -306,6 +306,17 @@ def test_connection_to_a_replaced_file_is_not_lent(loan: str, opened: Opened) ->
     assert not is_open(old)
 
 
+def test_nothing_holds_a_replaced_file_once_the_new_one_is_opened(opened: Opened) -> None:
+    """Its shared memory was taken for that of the new file: "disk I/O error"."""
+    pool = ConnectionPool(opened.database, opened.connect)
+    with pool.reader(), pool.reader():
+        pass
+
+    make_database(opened.database, "second")
+    with pool.writer():
+        assert opened.open() == 1
+
+
 @pytest.mark.parametrize("loan", LOANS)
 def test_connection_whose_file_was_replaced_during_the_loan_is_not_lent_again(
     loan: str, opened: Opened

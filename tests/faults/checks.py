@@ -26,24 +26,29 @@ needs_proc = pytest.mark.skipif(
 )
 
 
-def stored(folder: Path, *, killed: bool = False) -> Counter[int]:
-    """Return how often each request's id is stored, after the rest of the spool was ingested.
-
-    Only a process that was ``killed`` may leave half a line: the kernel cuts a write at a page's
-    edge when SIGKILL comes meanwhile. Its request was not answered, and counts as torn.
-    """
-    database = folder / "visits.db"
+def recorded(database: Path) -> tuple[Counter[int], dict[str, int]]:
+    """Return how often each request is stored, the rest of the spool included, and the counts."""
     with Tracker(lambda *_: [], database, require_token=False) as tracker:
         deadline = time.monotonic() + PATIENCE_SECONDS
-        while "Wsgi-Tracker-Queued" in Client(tracker).get("/api/tracking/summary").headers:
+        while QUEUED in Client(tracker).get("/api/tracking/summary").headers:
             assert time.monotonic() < deadline, "visits wait in the spool"
     with closing(sqlite3.connect(database)) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
         counts = dict(connection.execute("SELECT name, value FROM counts"))
-        assert counts.keys() - ({"torn"} if killed else set()) == {"recorded"}, counts
         paths = connection.execute("SELECT path FROM user_visits").fetchall()
-    assert [path.name for path in database.with_name("visits.db-spool").glob("*.ndjson")] == []
-    return Counter(int(path.rpartition("/")[2]) for (path,) in paths)
+    return Counter(int(path.rpartition("/")[2]) for (path,) in paths), counts
+
+
+def stored(folder: Path, *, killed: bool = False) -> Counter[int]:
+    """Return how often each request is stored, where nothing was dropped and no file is left.
+
+    Only a process that was ``killed`` may leave half a line: the kernel cuts a write at a page's
+    edge when SIGKILL comes meanwhile. Its request was not answered, and counts as torn.
+    """
+    counted, counts = recorded(folder / "visits.db")
+    assert counts.keys() - ({"torn"} if killed else set()) == {"recorded"}, counts
+    assert [path.name for path in (folder / "visits.db-spool").glob("*.ndjson")] == []
+    return counted
 
 
 def check(load: Load, folder: Path, *, killed: bool = False) -> None:
@@ -59,9 +64,15 @@ def is_clean(log: str) -> bool:
     return "locked" not in log and "Traceback" not in log
 
 
+def ask(port: int) -> Answer:
+    """Ask for the summary on a new connection."""
+    with Connection(port) as connection:
+        return connection.get("/api/tracking/summary", [f"Authorization: Bearer {TOKEN}"])
+
+
 def summary(port: int) -> tuple[int, int]:
-    """Return the total on a new connection, and the process that reported it."""
-    answer = _ask(port)
+    """Return the total, and the process that reported it."""
+    answer = ask(port)
     assert QUEUED not in answer.headers
     return _total(answer)
 
@@ -69,19 +80,13 @@ def summary(port: int) -> tuple[int, int]:
 def late_summary(port: int) -> tuple[int, int]:
     """Return the same as soon as nothing is queued: after a flood, a second may be too short."""
     deadline = time.monotonic() + PATIENCE_SECONDS
-    while QUEUED in (answer := _ask(port)).headers:
+    while QUEUED in (answer := ask(port)).headers:
         assert time.monotonic() < deadline, "visits wait in the spool"
     return _total(answer)
 
 
-def _ask(port: int) -> Answer:
-    with Connection(port) as connection:
-        answer = connection.get("/api/tracking/summary", [f"Authorization: Bearer {TOKEN}"])
-    assert answer.status == 200, answer.body
-    return answer
-
-
 def _total(answer: Answer) -> tuple[int, int]:
+    assert answer.status == 200, answer.body
     return json.loads(answer.body)["total_hits"], int(answer.headers["x-worker"])
 
 

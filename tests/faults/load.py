@@ -110,10 +110,12 @@ class Load:
         clients: int,
         requests: int | None = None,
         *,
+        kinds: str = KINDS,
         requests_per_connection: int = REQUESTS_PER_CONNECTION,
         timeout_seconds: float = PATIENCE_SECONDS,
     ) -> None:
         self._port = port
+        self._kinds = kinds
         self._requests_per_connection = requests_per_connection
         self._timeout_seconds = timeout_seconds
         self._numbers = iter(itertools.count() if requests is None else range(requests))
@@ -148,7 +150,7 @@ class Load:
             self.unanswered.add(number)
         agent = f"User-Agent: agent {number % AGENTS}"
         began = time.monotonic()
-        answer = connection.get(f"/{KINDS[number % len(KINDS)]}/{number}", [agent])
+        answer = connection.get(f"/{self._kinds[number % len(self._kinds)]}/{number}", [agent])
         if "x-worker" not in answer.headers:
             return False  # the server's own: it ended the application's
         with self._progress:

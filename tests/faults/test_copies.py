@@ -10,9 +10,10 @@ from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
+from checks import recorded
 from load import Load
 from servers import Server
-from watched import files_of, paused, recorded, server, wait_until
+from watched import files_of, paused, server, wait_until
 
 COPIES = 4
 # Segments are a sixteenth: they fill up, and are deleted, while they are copied. But stored ones

@@ -5,18 +5,13 @@ from __future__ import annotations
 import os
 import re
 import signal
-import sqlite3
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
-from load import Connection, Load
-from servers import TOKEN, Server, gunicorn
-from werkzeug.test import Client
-
-from wsgi_tracker import Tracker
+from load import Load
+from servers import Server, gunicorn
 
 PATIENCE_SECONDS = 60
 SLOW_SECONDS = 5  # what a busy machine may take; an application that waited for us would take 30
@@ -41,32 +36,12 @@ def server(database: Path, spool_bytes: int = 64 << 20) -> Iterator[Server]:
         yield running
 
 
-def ask(port: int) -> tuple[int, str]:
-    """Ask for the summary; return status and body."""
-    with Connection(port) as connection:
-        answer = connection.get("/api/tracking/summary", [f"Authorization: Bearer {TOKEN}"])
-    return answer.status, answer.body.decode()
-
-
 def wait_until(load: Load, reached: Callable[[], object], what: str) -> None:
     """Let requests go on until something is so."""
     deadline = time.monotonic() + PATIENCE_SECONDS
     while not reached():
         assert time.monotonic() < deadline, what
         load.wait_for(1)
-
-
-def recorded(database: Path) -> tuple[Counter[int], dict[str, int]]:
-    """Return how often each request is stored, the rest of the spool included, and the counts."""
-    with Tracker(lambda *_: [], database, require_token=False) as tracker:
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        while "Wsgi-Tracker-Queued" in Client(tracker).get("/api/tracking/summary").headers:
-            assert time.monotonic() < deadline, "visits wait in the spool"
-    with closing(sqlite3.connect(database)) as connection:
-        assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
-        counts = dict(connection.execute("SELECT name, value FROM counts"))
-        paths = connection.execute("SELECT path FROM user_visits").fetchall()
-    return Counter(int(path.rpartition("/")[2]) for (path,) in paths), counts
 
 
 def check_answers(load: Load, running: Server) -> None:

@@ -12,7 +12,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ..errors import PoolTimeoutError
@@ -131,6 +131,7 @@ class ConnectionPool:
             connection.close()
 
     def _open(self, *, writing: bool) -> PooledConnection:
+        self._close_lost()
         before = inode(self._database)
         version_before = version(self._database)
         connection = self._connect(writing)
@@ -140,6 +141,20 @@ class ConnectionPool:
         connection.version = version_before
         self._lent.add(connection)
         return connection
+
+    def _close_lost(self) -> None:
+        """Close what is idle with a file that was deleted or replaced.
+
+        While a process has the shared memory of such a file open, SQLite takes it for that of the
+        new one, and fails to read the pages of which it tells.
+        """
+        for _ in range(len(self._idle)):
+            with suppress(IndexError):  # lent meanwhile
+                connection = self._idle.popleft()
+                if self.is_current(connection):
+                    self._idle.append(connection)
+                else:
+                    connection.close()
 
     def is_current(self, connection: PooledConnection) -> bool:
         """Return whether the connection has the file open that is there now."""
