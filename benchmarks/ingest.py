@@ -154,7 +154,6 @@ def drain(database: Path, visits: Iterable[Visit]) -> Drained:
             total.visits += len(chunk)
     finally:
         spool.close()
-        ingester.close()
         storage.close()
     return total
 

@@ -32,7 +32,6 @@ def host(tmp_path: Path) -> Iterator[Any]:
 
     host = Host(tmp_path)
     yield host
-    host.ingester.close()
     host.storage.close()
 
 

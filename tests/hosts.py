@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import sqlite3
+import time
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -11,6 +12,8 @@ from typing import Any
 
 from wsgi_tracker import Visit, open_storage
 from wsgi_tracker.ingest import Ingester
+from wsgi_tracker.ingest_thread import IngestThread
+from wsgi_tracker.retention import Retention
 from wsgi_tracker.segments import SUFFIX, header
 
 serial = itertools.count(1)
@@ -60,6 +63,18 @@ def many(count: int) -> bytes:
     return b"".join(
         Visit(1_755_081_000_000_000 + n, "a" * 32, "GET", "/boxes").line() for n in range(count)
     )
+
+
+def thread_of(
+    host: Host,
+    ingester: Ingester,
+    *,
+    retention: Retention | None = None,
+    max_spool_bytes: int = 1 << 30,
+) -> IngestThread:
+    """Return a thread that is not started yet."""
+    keeps_all = Retention(host.storage, None, time.time_ns)
+    return IngestThread(ingester, retention or keeps_all, host.folder, max_spool_bytes)
 
 
 class BeforeIngest:

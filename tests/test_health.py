@@ -351,9 +351,9 @@ def test_health_says_why_visits_are_not_ingested(tracked: Callable[..., Tracker]
     with closing(sqlite3.connect(tracker._storage.database, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         app.get("/")
-        wait_until(lambda: bool(tracker._ingester.problems))
+        wait_until(lambda: bool(tracker._ingest_thread.problems))
         health = app.get(HEALTH).json
-    wait_until(lambda: not tracker._ingester.problems)
+    wait_until(lambda: not tracker._ingest_thread.problems)
 
     assert (health["status"], health["queued"], health["schema"]) == ("degraded", 1, SCHEMA_VERSION)
     (problem,) = health["problems"]

@@ -10,7 +10,6 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -170,34 +169,6 @@ def test_every_commit_is_on_the_disk_when_asked_for(
     assert asked == [fsync] * 4
 
 
-def test_thread_ingests_by_itself_and_stops(tmp_path: Path) -> None:
-    stored = threading.Event()
-
-    class Storage:
-        def __init__(self, storage: Any) -> None:
-            self._storage = storage
-
-        def __getattr__(self, name: str) -> Any:
-            return getattr(self._storage, name)
-
-        def ingest(self, *args: Any, **options: Any) -> Any:
-            rejected = self._storage.ingest(*args, **options)
-            stored.set()
-            return rejected
-
-    host = Host(tmp_path)
-    ingester = Ingester(Storage(host.storage), host.folder)
-    ingester.start()
-    ingester.start()
-    host.segment(GOOD)
-
-    assert stored.wait(30)
-    ingester.close()
-    ingester.close()
-    assert host.hits() == 1
-    host.storage.close()
-
-
 def test_segment_row_is_forgotten_after_a_month(host: Host) -> None:
     host.segment(GOOD)
     host.ingest()
@@ -330,42 +301,3 @@ def test_segment_with_a_control_character_for_an_id_is_read_once(host: Host) -> 
         host.ingest()
 
     assert host.hits() == 1
-
-
-def test_closing_leaves_a_long_spool_to_the_next_start(
-    tracked: Callable[..., Tracker], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(Ingester, "CLOSING_SECONDS", 0.0)
-    tracker = tracked(ingest=True)
-    tracker._ingester._batch_bytes = 1000
-    (tmp_path / "visits.db-spool" / "found.ndjson").write_bytes(GOOD * 50)
-
-    tracker.close()
-    stored = tracker._storage.summary(0).total_hits
-    tracker._ingester.wake()
-
-    assert 0 < stored < 10
-    assert tracker._storage.summary(0).total_hits == 50
-
-
-def test_thread_stops_between_two_batches(host: Host) -> None:
-    began, batches = threading.Event(), []
-
-    class Storage(BeforeIngest):
-        def ingest(self, *args: Any, **options: Any) -> Any:
-            began.set()
-            stop.acquire(timeout=30)  # held until the thread is told to stop
-            stop.release()
-            batches.append(1)
-            return self._storage.ingest(*args, **options)
-
-    host.segment(GOOD * 50)
-    ingester = Ingester(Storage(host.storage, lambda: None), host.folder, batch_bytes=1000)
-    with ingester._host_lock.held():  # until its stop lock is known here
-        ingester.start()
-        stop = ingester._stop
-    assert began.wait(30)
-    ingester.close()
-
-    assert len(batches) == 1
-    assert 0 < host.hits() < 10

@@ -13,7 +13,7 @@ ORDER = """
     errors process mounts visitors endpoints visit period reports
     storage storage.faults storage.lines storage.pool storage.schema storage.migrations
     storage.intake storage.purge storage.sqlite
-    secret segments rejected hostlock spool retention ingest health observation query auth api middleware
+    secret segments batches rejected hostlock spool retention ingest ingest_thread health observation query auth api middleware
     __init__ demo __main__
 """.split()
 # storage opens a SQLiteStorage when it is asked for one.

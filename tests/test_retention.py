@@ -23,6 +23,7 @@ from test_recount import count_stats, count_summary, count_trends
 from wsgi_tracker import Tracker, Visit, open_storage
 from wsgi_tracker.errors import ConfigurationError, StorageError
 from wsgi_tracker.ingest import Ingester
+from wsgi_tracker.ingest_thread import IngestThread
 from wsgi_tracker.period import DAY, HOUR, Granularity
 from wsgi_tracker.retention import Retention
 from wsgi_tracker.storage import Batch, Storage
@@ -524,15 +525,16 @@ def test_locked_database_only_delays_retention(
 
 def test_only_who_holds_the_ingest_lock_purges_and_lets_it_go_between_steps(kept: Kept) -> None:
     folder = kept.database.with_name("visits.db-spool")
-    ingester = Ingester(kept.storage, folder, retention=Retention(kept.storage, 30, Clock()))
+    retention = Retention(kept.storage, 30, Clock())
+    thread = IngestThread(Ingester(kept.storage, folder), retention, folder, 1 << 30)
     kept.ingest([visit(FLOOR - 1, number) for number in range(600)])
 
-    with ingester._host_lock.held():
-        ingester._purge()
+    with thread._host_lock.held():
+        thread._purge()
     assert kept.sql("SELECT count(*) FROM visits") == [(600,)]
     for _ in range(100):
-        ingester._purge()
-        with ingester._host_lock.held() as ours:
+        thread._purge()
+        with thread._host_lock.held() as ours:
             assert ours
 
     assert kept.sql("SELECT count(*) FROM visits") == [(0,)]

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from .errors import StorageError
-from .ingest import Ingester, spool_errors
+from .ingest import spool_errors
+from .ingest_thread import IngestThread
 from .period import SECOND, iso_timestamp
 from .segments import Segment, open_segments, segment_sizes
 from .spool import Spool
@@ -91,10 +92,10 @@ def _storage_as_json(facts: StorageFacts | None) -> dict[str, Any]:
 class HealthCheck:
     """Look at what a tracker needs."""
 
-    def __init__(self, storage: Storage, spool: Spool, ingester: Ingester) -> None:
+    def __init__(self, storage: Storage, spool: Spool, thread: IngestThread) -> None:
         self._storage = storage
         self._spool = spool
-        self._ingester = ingester
+        self._thread = thread
 
     def problems(self, oldest_timestamp: int | None, now: int) -> list[str]:
         """Return what keeps visits out of spool or storage; without any, tracking is active.
@@ -138,7 +139,7 @@ class HealthCheck:
         except StorageError as error:
             problems.append(f"the database cannot be read: {error}")
             return None
-        problems += self._ingester.problems
+        problems += self._thread.problems
         return facts
 
 

@@ -18,6 +18,7 @@ from .endpoints import EndpointFinder, endpoint_finder
 from .errors import ConfigurationError, StorageError, logger
 from .health import HealthCheck
 from .ingest import Ingester
+from .ingest_thread import IngestThread
 from .mounts import refuse_network
 from .observation import Observation, Recorder
 from .process import threads_run
@@ -94,15 +95,10 @@ class Tracker:
         self._spool = Spool(
             folder, max_bytes=max_spool_bytes, fsync=fsync, on_open=self._recording_began
         )
-        self._retention = Retention(self._storage, retention_days, time.time_ns)
-        self._retention.declare()
-        self._ingester = Ingester(
-            self._storage,
-            folder,
-            durable=fsync,
-            on_wake=self._spool.tend,
-            retention=self._retention,
-        )
+        retention = Retention(self._storage, retention_days, time.time_ns)
+        retention.declare()
+        self._ingester = Ingester(self._storage, folder, durable=fsync, on_wake=self._spool.tend)
+        self._ingest_thread = IngestThread(self._ingester, retention, folder, max_spool_bytes)
         self._recorder = Recorder(
             find_endpoint,
             proxied_client if visitors.trusts_proxies else client_of,
@@ -113,7 +109,7 @@ class Tracker:
             self._storage,
             auth,
             self._ingester.catch_up,
-            HealthCheck(self._storage, self._spool, self._ingester),
+            HealthCheck(self._storage, self._spool, self._ingest_thread),
             time.time_ns,
         )
         self._storage.close()  # a fork that follows finds nothing open
@@ -156,7 +152,7 @@ class Tracker:
     def _recording_began(self) -> None:
         """Start what this process needs besides the segment that it has just opened."""
         if self._has_ingest_thread:
-            self._ingester.start()
+            self._ingest_thread.start()
         atexit.unregister(self.close)
         atexit.register(self.close)
 
@@ -164,9 +160,8 @@ class Tracker:
         """Ingest what is left and close everything; may be called twice, and used again."""
         atexit.unregister(self.close)
         self._spool.close()
-        self._ingester.close()
         if self._ingest:
-            self._ingester.wake(Ingester.CLOSING_SECONDS)
+            self._ingest_thread.finish()
         self._storage.close()
 
     def __enter__(self) -> Tracker:

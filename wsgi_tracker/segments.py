@@ -1,4 +1,4 @@
-"""Segments, read: whole lines from where storage ends, in batches, until a file can be deleted.
+"""Segments, the files of a spool: made, named, found, and opened to be read.
 
 A segment begins with a line that names it. Lines are visits, or counts of what never became one.
 """
@@ -10,18 +10,15 @@ import errno
 import fcntl
 import json
 import os
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from .period import LAST_TIMESTAMP
-from .storage import FINISHED, Batch, Positions
 
 SUFFIX = ".ndjson"
 ID_LENGTH = 32
 REJECTED = "rejected.ndjson"
 COUNTS = b'{"counts":'
-MAX_COUNT = 1 << 48  # beyond this no process has counted
 # A pipe in the place of a segment would wait for a writer for ever, a link may lead anywhere.
 READ_FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW
 CHUNK_BYTES = 1 << 20
@@ -126,9 +123,51 @@ def header(segment: str) -> bytes:
     return b'{"segment":"%s"}\n' % segment.encode()
 
 
+def counts_line(**counts: int) -> bytes:
+    """Return the line that adds to storage's counts."""
+    return b'{"counts":' + json.dumps(counts).encode() + b"}\n"
+
+
 def make_folder(folder: Path) -> None:
     """Create the spool's folder, readable by its owner alone."""
     folder.mkdir(mode=0o700, exist_ok=True)
+
+
+def create_segment(folder: Path, *, sync: bool) -> int:
+    """Create a segment and hold it with ``flock``; return the descriptor to append to.
+
+    With ``sync``, the file and each write are on the disk when they return. Raises
+    :exc:`OSError`.
+    """
+    # The kernel syncs within the write: another thread's rotation, which puts a new file on the
+    # descriptor, cannot come between a line and its fdatasync().
+    flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL | (sync and os.O_DSYNC)
+    while True:
+        segment = os.urandom(ID_LENGTH // 2).hex()
+        path = folder / (segment + SUFFIX)
+        fd = os.open(path, flags, 0o600)
+        try:
+            if _claim(fd, segment):
+                if sync:
+                    sync_folders(folder)
+                return fd
+        except BaseException:
+            os.close(fd)
+            path.unlink(missing_ok=True)  # a full disk would gather one every second
+            raise
+        os.close(fd)
+
+
+def _claim(fd: int, segment: str) -> bool:
+    """Lock a new segment and name it; False if an ingester took it for an orphan."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    if os.fstat(fd).st_nlink != 1:
+        return False
+    write_whole(fd, header(segment))
+    return True
 
 
 def restore_segment(folder: Path, fd: int) -> None:
@@ -198,100 +237,3 @@ def open_segments(
             refused(name)
             continue
         yield segment
-
-
-class BatchReader:
-    """Read one batch; ``read`` runs within the transaction that stores it.
-
-    ``ends`` says how far each file was read, by its name: half a line at its end included.
-    """
-
-    def __init__(self, segments: list[Segment], batch_bytes: int) -> None:
-        self.segments = segments
-        self._batch_bytes = batch_bytes
-        self.finished: list[Segment] = []
-        self.ends: dict[str, int] = {}
-        self.size_bytes = 0
-        self.more = False
-        self._torn: list[bytes] = []
-
-    def read(self, positions: Positions) -> Batch:
-        """Return whole lines from all segments, at most about one batch."""
-        batch, chunks, room = Batch(), [], self._batch_bytes
-        for segment in self.segments:
-            if not segment.first and not segment.orphaned:
-                continue  # its writer is about to name it
-            position = positions.get(segment.id, 0)
-            if position == FINISHED:
-                # Its file outlived a crash, or is a copy: never read again.
-                if segment.orphaned:
-                    self.finished.append(segment)
-                continue
-            if segment.id in batch.positions or segment.is_copy_of_another:
-                continue  # a copy waits until the original is finished
-            position = max(position, segment.first)
-            size = segment.size()
-            lines, end, self.ends[segment.name] = self._lines(segment, position, size, room)
-            if lines:
-                chunks.append(lines)
-                room -= len(lines)
-                position = batch.positions[segment.id] = end
-            if segment.orphaned and position >= size:
-                self.finished.append(segment)
-                if position > segment.first:
-                    batch.finished.append(segment.id)
-        self.size_bytes = sum(map(len, chunks))
-        batch.data, batch.counts, glued = _without_counts(b"".join(chunks))
-        batch.torn = self._torn + glued
-        return batch
-
-    def _lines(
-        self, segment: Segment, position: int, size: int, room: int
-    ) -> tuple[bytes, int, int]:
-        """Return whole lines from ``position``, where they end, and where reading ended."""
-        if size <= position:
-            return b"", position, size
-        chunk = segment.read(position, room) if room > 0 else b""
-        whole, end = chunk.rfind(b"\n") + 1, position + len(chunk)
-        if end < size:
-            self.more = True
-            endless = not whole and len(chunk) >= self._batch_bytes  # a line, but none of ours
-        else:
-            endless = segment.orphaned and whole < len(chunk)  # torn: nobody will complete it
-            if endless:
-                self._torn.append(chunk[whole:])
-        if endless:
-            return chunk + b"\n", end, end
-        return chunk[:whole], position + whole, end
-
-
-def counts_line(**counts: int) -> bytes:
-    """Return the line that adds to storage's counts."""
-    return b'{"counts":' + json.dumps(counts).encode() + b"}\n"
-
-
-def _without_counts(data: bytes) -> tuple[bytes, Counter[str], list[bytes]]:
-    """Take the lines of counts out of the lines of visits; return what they were glued to, too."""
-    counts: Counter[str] = Counter()
-    if COUNTS not in data:
-        return data, counts, []
-    visits, torn = [], []
-    for line in data.split(b"\n")[:-1]:
-        cut = line.rfind(COUNTS)  # not 0 behind a torn line
-        added = _counts(line[cut:]) if cut >= 0 else None
-        if added is None:
-            visits.append(line + b"\n")
-            continue
-        counts.update(added)
-        if cut:
-            visits.append(line[:cut] + b"\n")
-            torn.append(line[:cut])
-    return b"".join(visits), counts, torn
-
-
-def _counts(line: bytes) -> dict[str, int] | None:
-    try:
-        counts = {str(name): int(count) for name, count in json.loads(line)["counts"].items()}
-    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
-        return None
-    return counts if all(0 <= count < MAX_COUNT for count in counts.values()) else None

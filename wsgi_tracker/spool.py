@@ -12,7 +12,6 @@ waits for it.
 from __future__ import annotations
 
 import errno
-import fcntl
 import math
 import os
 import time
@@ -24,14 +23,11 @@ from typing import Any
 from .errors import Outage, logger
 from .process import new_lock, watch_forks
 from .segments import (
-    ID_LENGTH,
-    SUFFIX,
     counts_line,
-    header,
+    create_segment,
     make_folder,
     restore_segment,
     segment_sizes,
-    sync_folders,
     write_whole,
 )
 
@@ -75,9 +71,6 @@ class Spool:
         self._max_bytes = max_bytes
         # A small spool has small segments: one that is still written to is not deleted.
         self._segment_bytes = min(segment_bytes, max(max_bytes // 16, 4096))
-        # The kernel syncs within the write: another thread's rotation, which puts a new file on the
-        # descriptor, cannot come between a line and its fdatasync().
-        self._flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL | (fsync and os.O_DSYNC)
         self._fsync = fsync
         self._on_open = on_open
         self._outage = Outage(f"visits are dropped, {folder} cannot be written")
@@ -273,35 +266,11 @@ class Spool:
             os.close(damaged)
 
     def _new_segment(self, max_bytes: float) -> int:
-        """Create and lock a segment, unless the spool holds so much; return its descriptor."""
+        """Create a segment, unless the spool holds so much."""
         make_folder(self.folder)
         if sum(segment_sizes(self.folder).values()) >= max_bytes:
             raise OSError(f"it holds max_spool_bytes={max_bytes} already")
-        while True:
-            segment = os.urandom(ID_LENGTH // 2).hex()
-            path = self.folder / (segment + SUFFIX)
-            fd = os.open(path, self._flags, 0o600)
-            try:
-                if self._claim(fd, segment):
-                    return fd
-            except BaseException:
-                os.close(fd)
-                path.unlink(missing_ok=True)  # a full disk would gather one every second
-                raise
-            os.close(fd)
-
-    def _claim(self, fd: int, segment: str) -> bool:
-        """Lock a new segment and name it; False if an ingester took it for an orphan."""
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        if os.fstat(fd).st_nlink != 1:
-            return False
-        write_whole(fd, header(segment))
-        if self._fsync:
-            sync_folders(self.folder)
-        return True
+        return create_segment(self.folder, sync=self._fsync)
 
     def _adopt(self, fd: int, *, room: int) -> None:
         if self._fd < 0:

@@ -1,0 +1,131 @@
+"""The thread that ingests, and purges between: much at a time, seldom, once per host."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from .errors import Outage, StorageError
+from .hostlock import HostLock
+from .ingest import Ingester
+from .process import new_lock, unpatched, watch_forks
+from .retention import Retention
+
+SHORTEST_PAUSE_SECONDS = 0.05
+LONGEST_PAUSE_SECONDS = 1.0
+# A batch of 50 visits costs twice the CPU per visit that one of 1,000 does, so who works much also
+# rests long and finds a large batch. Nobody waits for it: a report ingests what it needs.
+REST_PER_WORK = 20
+# What one rest may gather of what the spool may hold; the rest is for a load that grows.
+SPOOL_SHARE = 1 / 8
+SHORTEST_PURGE_PAUSE_SECONDS = 0.002
+
+
+class IngestThread:
+    """Have a spool of at most ``max_spool_bytes`` ingested, and what ``retention`` tells purged.
+
+    One thread per process that has called ``start``; those of a host take turns.
+    """
+
+    # A server that stops kills what takes long; the rest is safe in the spool.
+    CLOSING_SECONDS = 2.0
+
+    def __init__(
+        self, ingester: Ingester, retention: Retention, folder: Path, max_spool_bytes: int
+    ) -> None:
+        self._ingester = ingester
+        self._retention = retention
+        self._host_lock = HostLock.of(folder)
+        self._longest_rest_bytes = max_spool_bytes * SPOOL_SHARE
+        self._purge_outage = Outage("visits that are too old are not purged")
+        self._reset()
+        watch_forks(in_child=self._reset)  # the parent's thread is not inherited
+
+    def _reset(self) -> None:
+        self._start_lock = new_lock()  # guards the two that follow
+        self._stop: Any = None
+        self._stopped: Any = None
+        self._pid = os.getpid()
+
+    def _check_process(self) -> None:
+        # A fork that ran no Python hooks, as uWSGI's: the parent's thread is not here.
+        if self._pid != os.getpid():
+            self._reset()
+
+    def start(self) -> None:
+        """Start the thread of this process, unless it runs."""
+        self._check_process()
+        with self._start_lock:
+            if self._stop is not None:
+                return
+            # Locks as events: released means set. A real thread also under gevent, where
+            # threading's own would be a greenlet and stop every request while SQLite works.
+            stop, stopped = self._stop, self._stopped = new_lock(), new_lock()
+            stop.acquire()
+            stopped.acquire()
+        unpatched("_thread", "start_new_thread")(self._run, (stop, stopped))
+
+    def _run(self, stop: Any, stopped: Any) -> None:
+        pause = SHORTEST_PAUSE_SECONDS
+        while not stop.acquire(timeout=pause):
+            pause = self._host_lock.rest_seconds(LONGEST_PAUSE_SECONDS) or self._ingest(pause, stop)
+            pause = min(pause, self._purge())
+        stopped.release()
+
+    def _ingest(self, pause: float, stop: Any) -> float:
+        """Ingest, and return how long to rest then: long after much work, or if there is none."""
+        began = time.monotonic()
+        size = self._ingester.wake(stop.locked)
+        if not size:
+            return min(pause * 1.5, LONGEST_PAUSE_SECONDS)
+        pause = REST_PER_WORK * (time.monotonic() - began)
+        pause = min(pause, LONGEST_PAUSE_SECONDS * min(1.0, self._longest_rest_bytes / size))
+        pause = max(pause, SHORTEST_PAUSE_SECONDS)
+        self._host_lock.rest(pause)
+        return pause
+
+    def _purge(self) -> float:
+        """Do one step of a purge, if it is time; return how long the next one can wait."""
+        if not self._retention.is_due():
+            return LONGEST_PAUSE_SECONDS
+        began = time.monotonic()
+        try:
+            with self._host_lock.held() as ours:
+                more = not ours or self._retention.step()
+            self._purge_outage.over()
+        except StorageError as error:
+            self._purge_outage.report(str(error))
+            return LONGEST_PAUSE_SECONDS
+        except Exception as error:  # whatever it is, there is a next time
+            self._purge_outage.report_bug(error)
+            return LONGEST_PAUSE_SECONDS
+        if not more:
+            return LONGEST_PAUSE_SECONDS
+        # As long as the step took, that others get their turn.
+        return max(time.monotonic() - began, SHORTEST_PURGE_PAUSE_SECONDS)
+
+    @property
+    def problems(self) -> list[str]:
+        """What keeps the thread from its work; nothing where there is none in this process."""
+        if self._stop is None:
+            return []
+        purge = self._purge_outage.known
+        return [*self._ingester.problems, *([purge] if purge else [])]
+
+    def stop(self, timeout_seconds: float = 5.0) -> None:
+        """Stop it and wait for its end; a later ``start`` begins another."""
+        self._check_process()
+        with self._start_lock:
+            stop, stopped, self._stop = self._stop, self._stopped, None
+        if stop is not None:
+            stop.release()
+            stopped.acquire(timeout=timeout_seconds)
+
+    def finish(self) -> None:
+        """Stop it, and ingest what is left."""
+        self.stop()
+        self._ingester.look_again()
+        deadline = time.monotonic() + self.CLOSING_SECONDS
+        self._ingester.wake(lambda: time.monotonic() < deadline)
