@@ -10,7 +10,7 @@ import wsgi_tracker
 PACKAGE = Path(wsgi_tracker.__file__).parent
 # From what knows nothing of the rest to what assembles it; a module imports what stands before it.
 ORDER = """
-    errors process mounts visitors endpoints visit period reports
+    errors options process mounts visitors endpoints visit period reports
     storage storage.faults storage.lines storage.pool storage.schema storage.migrations
     storage.intake storage.purge storage.sqlite
     secret segments batches rejected hostlock spool retention ingest ingest_thread health observation query auth api middleware

@@ -5,7 +5,6 @@ from __future__ import annotations
 import atexit
 import importlib
 import os
-import re
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -21,6 +20,7 @@ from .ingest import Ingester
 from .ingest_thread import IngestThread
 from .mounts import refuse_network
 from .observation import Observation, Recorder
+from .options import check_application, check_flag, check_positive, check_prefix
 from .process import threads_run
 from .retention import Retention
 from .secret import Secret
@@ -71,20 +71,20 @@ class Tracker:
         max_spool_bytes: int = 2**30,
         fsync: bool = False,
     ) -> None:
-        if not callable(app):
-            raise ConfigurationError(f"app is a WSGI application, given {app!r}")
-        _check_positive("max_endpoints", max_endpoints)
-        _check_positive("max_spool_bytes", max_spool_bytes)
-        _check_flag("ingest", ingest)
-        _check_flag("fsync", fsync)
-        if retention_days is not None:
-            _check_positive("retention_days", retention_days)
-        self._app = app
-        self._prefix = _checked_prefix(prefix)
-        self._ingest = ingest
-        self._has_ingest_thread = ingest and _threads_run()
+        check_application(app)
+        check_prefix(prefix)
+        check_positive("max_endpoints", max_endpoints)
+        check_positive("max_spool_bytes", max_spool_bytes)
+        check_positive("retention_days", 1 if retention_days is None else retention_days)
+        check_flag("ingest", ingest)
+        check_flag("fsync", fsync)
         find_endpoint, folds_not_found = endpoint_finder(endpoint)
         auth = Auth(token, require_token)
+
+        self._app = app
+        self._prefix = prefix.encode().decode("latin-1")  # as PATH_INFO spells it (PEP 3333)
+        self._ingest = ingest
+        self._has_ingest_thread = ingest and _threads_run()
 
         path = database_path(database)
         folder = path.with_name(path.name + "-spool")
@@ -232,21 +232,3 @@ def _prepare(folder: Path, visitors: Visitors) -> None:
         visitors.user_hash("", "")
     except StorageError as error:
         logger.error("visits are dropped until the secret of user_hash can be read: %s", error)
-
-
-def _checked_prefix(prefix: str) -> str:
-    if not isinstance(prefix, str) or not re.fullmatch(r"(/[^/]+)+", prefix):
-        raise ConfigurationError(
-            f"prefix begins with a slash and ends without one, as '/api/tracking'; given {prefix!r}"
-        )
-    return prefix.encode().decode("latin-1")  # as PATH_INFO spells it (PEP 3333)
-
-
-def _check_flag(name: str, value: bool) -> None:
-    if not isinstance(value, bool):
-        raise ConfigurationError(f"{name} is True or False, given {value!r}")
-
-
-def _check_positive(name: str, value: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ConfigurationError(f"{name} is a whole number above 0, given {value!r}")

@@ -1,0 +1,37 @@
+"""What an option of Tracker may be; each mistake is told before anything is opened.
+
+Not here: options that a part of the tracker reads by itself, as the token and trusted proxies.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from .errors import ConfigurationError
+
+
+def check_application(app: Any) -> None:
+    """Refuse what is no WSGI application, such as the name of one."""
+    if not callable(app):
+        raise ConfigurationError(f"app is a WSGI application, given {app!r}")
+
+
+def check_prefix(prefix: str) -> None:
+    """Refuse what no path can begin with."""
+    if not isinstance(prefix, str) or not re.fullmatch(r"(/[^/]+)+", prefix):
+        raise ConfigurationError(
+            f"prefix begins with a slash and ends without one, as '/api/tracking'; given {prefix!r}"
+        )
+
+
+def check_flag(name: str, value: bool) -> None:
+    """Refuse what is only true or false in a way, as the string ``"0"``."""
+    if not isinstance(value, bool):
+        raise ConfigurationError(f"{name} is True or False, given {value!r}")
+
+
+def check_positive(name: str, value: int) -> None:
+    """Refuse what counts nothing."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ConfigurationError(f"{name} is a whole number above 0, given {value!r}")
