@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,6 +20,11 @@ def hello(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[b
     found = not environ["PATH_INFO"].startswith("/missing")
     start_response("200 OK" if found else "404 Not Found", [("Content-Type", "text/plain")])
     return [b"hello"]
+
+
+# A shell that starts tests in the background has them ignore SIGINT, and so would all servers that
+# are started here; what has a handler has the default again in a new program.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
