@@ -168,7 +168,7 @@ def test_every_visit_offered_is_in_one_count(tracked: Callable[..., Tracker]) ->
 
 
 def test_lines_of_counts_are_no_visits(app: webtest.TestApp) -> None:
-    counts = counts_line(dropped=7)
+    counts = counts_line({"dropped": 7})
     add_segment(app, counts + LINE + counts + counts + LINE + LINE)
 
     waiting = app.get(HEALTH).json
@@ -183,7 +183,7 @@ def test_queue_is_counted_chunk_by_chunk(
     chunk: int, app: webtest.TestApp, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("wsgi_tracker.segments.CHUNK_BYTES", chunk)
-    add_segment(app, (LINE * 2 + counts_line(dropped=1)) * 7 + LINE[:50])
+    add_segment(app, (LINE * 2 + counts_line({"dropped": 1})) * 7 + LINE[:50])
 
     assert app.get(HEALTH).json["queued"] == 14
 

@@ -10,10 +10,10 @@ import wsgi_tracker
 PACKAGE = Path(wsgi_tracker.__file__).parent
 # From what knows nothing of the rest to what assembles it; a module imports what stands before it.
 ORDER = """
-    errors options process mounts visitors endpoints visit period reports
+    errors options process mounts addresses exclusions visitors endpoints visit period reports
     storage storage.faults storage.lines storage.pool storage.schema storage.migrations
     storage.intake storage.purge storage.sqlite
-    secret segments batches rejected hostlock spool retention ingest ingest_thread health observation query auth api middleware
+    secret identity segments batches rejected hostlock spool recorder retention ingest ingest_thread health observation query auth api middleware
     __init__ demo __main__
 """.split()
 # storage opens a SQLiteStorage when it is asked for one.

@@ -267,7 +267,7 @@ def test_view_deletes_visits(database: sqlite3.Connection) -> None:
 @pytest.mark.parametrize(
     "columns",
     [
-        pytest.param({"user_hash": None}, id="no user"),
+        pytest.param({"user_hash": b"c"}, id="user as bytes"),
         pytest.param({"endpoint": None}, id="no endpoint"),
         pytest.param({"method": None}, id="no method"),
         pytest.param({"timestamp": None}, id="no time"),
@@ -386,7 +386,7 @@ def test_no_row_of_the_view_can_stop_a_report(column: str, value: Any) -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        pytest.param("user_hash = NULL", id="no user"),
+        pytest.param("user_hash = x'07'", id="user as bytes"),
         pytest.param("endpoint = NULL", id="no endpoint"),
         pytest.param("method = NULL", id="no method"),
         pytest.param("timestamp = 'yesterday'", id="time that is none"),

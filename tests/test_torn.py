@@ -47,12 +47,12 @@ def ingest(tmp_path: Path) -> Callable[..., dict[str, int]]:
         pytest.param(GOOD + GOOD[:40], {"recorded": 1, "torn": 1}, id="at the segment's end"),
         pytest.param(GOOD[:40] + GOOD, {"recorded": 1, "torn": 1}, id="before another"),
         pytest.param(
-            GOOD[:40] + counts_line(dropped=2) + GOOD,
+            GOOD[:40] + counts_line({"dropped": 2}) + GOOD,
             {"recorded": 1, "dropped": 2, "torn": 1},
             id="before counts",
         ),
         pytest.param(
-            GOOD[:-1] + counts_line(dropped=2),
+            GOOD[:-1] + counts_line({"dropped": 2}),
             {"recorded": 1, "dropped": 2},
             id="before counts, whole",
         ),

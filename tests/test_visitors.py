@@ -1,4 +1,4 @@
-"""Whose address counts behind proxies, and what stands for a person."""
+"""What stands for a person, and how much of an address is kept."""
 
 from __future__ import annotations
 
@@ -6,111 +6,99 @@ from typing import Any
 
 import pytest
 
+from wsgi_tracker.addresses import TrustedProxies
 from wsgi_tracker.errors import ConfigurationError, StorageError
-from wsgi_tracker.visitors import Visitors
+from wsgi_tracker.visitors import Client, Visitors
 
-PROXIES = ("10.0.0.0/8", "192.0.2.1", "2001:db8::/32", "unix")
-
-
-def address(peer: str, forwarded_for: str | None, forwarded: str | None = None) -> str:
-    return Visitors(lambda: b"key", PROXIES).address(peer, forwarded_for, forwarded)
+SOMEBODY = Client("192.0.2.1", "a")
 
 
-@pytest.mark.parametrize(
-    ("peer", "forwarded_for", "client"),
-    [
-        pytest.param("203.0.113.5", "198.51.100.1", "203.0.113.5", id="untrusted peer"),
-        pytest.param("10.1.1.1", None, "10.1.1.1", id="nothing forwarded"),
-        pytest.param("10.1.1.1", "203.0.113.5", "203.0.113.5", id="one proxy"),
-        pytest.param("10.1.1.1", "203.0.113.5, 10.2.2.2, 192.0.2.1", "203.0.113.5", id="three"),
-        pytest.param("10.1.1.1", "1.1.1.1, 203.0.113.5", "203.0.113.5", id="spoofed on the left"),
-        pytest.param("10.1.1.1", "10.9.9.9,203.0.113.5", "203.0.113.5", id="spoofed as proxy"),
-        pytest.param("10.1.1.1", "10.2.2.2", "10.2.2.2", id="only proxies"),
-        pytest.param("10.1.1.1", "203.0.113.5:4711", "203.0.113.5", id="port"),
-        pytest.param("10.1.1.1", "[2001:DB9::1]:443", "2001:db9::1", id="IPv6 with port"),
-        pytest.param("10.1.1.1", "2001:DB9:0::1", "2001:db9::1", id="IPv6, one spelling"),
-        pytest.param("10.1.1.1", "::ffff:203.0.113.5", "203.0.113.5", id="IPv4 in IPv6"),
-        pytest.param("::ffff:10.1.1.1", "203.0.113.5", "203.0.113.5", id="proxy in IPv6"),
-        pytest.param("", "203.0.113.5", "203.0.113.5", id="Unix socket"),
-        pytest.param("10.1.1.1", "", "10.1.1.1", id="empty"),
-        pytest.param("10.1.1.1", "unknown", "10.1.1.1", id="unknown"),
-        pytest.param("10.1.1.1", "203.0.113.5, unknown", "10.1.1.1", id="unknown on the right"),
-        pytest.param("10.1.1.1", "203.0.113.5, unknown, 10.3.3.3", "10.3.3.3", id="in the middle"),
-        pytest.param("10.1.1.1", ",,\0,<script>,", "10.1.1.1", id="garbage"),
-        pytest.param("10.1.1.1", "9" * 10_000, "10.1.1.1", id="long"),
-        pytest.param("not an address", "203.0.113.5", "not an address", id="peer is no address"),
-    ],
-)
-def test_nearest_hop_that_is_no_trusted_proxy(
-    peer: str, forwarded_for: str | None, client: str
-) -> None:
-    assert address(peer, forwarded_for) == client
+def visitors(key: bytes = b"key", **options: Any) -> Visitors:
+    return Visitors(lambda day: key + bytes([day]), TrustedProxies(), **options)
 
 
-@pytest.mark.parametrize(
-    ("forwarded", "client"),
-    [
-        ("for=203.0.113.5", "203.0.113.5"),
-        ('for="[2001:db9::1]:4711";proto=https', "2001:db9::1"),
-        ("proto=http; For=203.0.113.5 ;by=10.1.1.1, for=10.2.2.2", "203.0.113.5"),
-        ("for=1.1.1.1, for=203.0.113.5", "203.0.113.5"),
-        ("for=_hidden, for=203.0.113.5", "203.0.113.5"),
-        ("for=_hidden", "10.1.1.1"),
-        ("proto=https", "10.1.1.1"),
-        ('for="', "10.1.1.1"),
-    ],
-)
-def test_forwarded_header_is_read(forwarded: str, client: str) -> None:
-    assert address("10.1.1.1", None, forwarded) == client
-
-
-def test_forwarded_does_not_override_x_forwarded_for() -> None:
-    assert address("10.1.1.1", "203.0.113.5", "for=1.1.1.1") == "203.0.113.5"
-
-
-def test_nobody_is_trusted_by_default() -> None:
-    visitors = Visitors(lambda: b"key")
-
-    assert not visitors.trusts_proxies
-    assert visitors.address("127.0.0.1", "203.0.113.5", None) == "127.0.0.1"
-    assert visitors.address("", "203.0.113.5", None) == ""
-
-
-@pytest.mark.parametrize(
-    "proxies", ["10.0.0.1", ["10.0.0.0/33"], ["10.0.0.1/8"], ["proxy.example"], [""], [None]]
-)
-def test_what_is_no_network_is_refused(proxies: Any) -> None:
-    with pytest.raises(ConfigurationError, match="trusted_proxies"):
-        Visitors(lambda: b"key", proxies)
+def hash_of(
+    client: Client, address: str = "192.0.2.1", user_agent: str = "a", **options: Any
+) -> str | None:
+    return visitors(**options).user_hash(client, address, user_agent)
 
 
 def test_user_hash_is_keyed_and_stable() -> None:
-    first, again, other = (Visitors(lambda key=key: key) for key in (b"1", b"1", b"2"))  # type: ignore[misc]
+    first = hash_of(SOMEBODY)
+    assert first is not None
+    assert len(first) == 32
+    assert int(first, 16)
+    assert hash_of(SOMEBODY) == first
 
-    hashes = {first.user_hash("192.0.2.1", "a"), again.user_hash("192.0.2.1", "a")}
-    assert len(hashes) == 1
-    assert all(len(each) == 32 and int(each, 16) for each in hashes)
-    hashes |= {other.user_hash("192.0.2.1", "a")}
-    hashes |= {first.user_hash("192.0.2.1", "b"), first.user_hash("192.0.2.2", "a")}
-    hashes |= {first.user_hash("192.0.2.1a", "")}
-    assert len(hashes) == 5
+    others = {
+        hash_of(SOMEBODY, key=b"other"),
+        hash_of(SOMEBODY, user_agent="b"),
+        hash_of(SOMEBODY, "192.0.2.2"),
+        hash_of(SOMEBODY, "192.0.2.1a", ""),
+        hash_of(SOMEBODY._replace(day=1)),
+        hash_of(SOMEBODY._replace(user="192.0.2.1\0a")),
+    }
+    assert len(others - {first}) == 6
 
 
-def test_secret_is_asked_for_again_after_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_named_user_is_one_wherever_it_comes_from() -> None:
+    named = SOMEBODY._replace(user="ada")
+
+    assert hash_of(named) == hash_of(named, "198.51.100.9", "other")
+    assert hash_of(named) != hash_of(named._replace(user="bob"))
+
+
+@pytest.mark.parametrize(
+    ("mode", "stored"), [("full", "192.0.2.1"), ("truncated", "192.0.2.0"), ("none", None)]
+)
+def test_as_much_of_an_address_is_stored_as_was_asked_for(mode: str, stored: str | None) -> None:
+    """It counts whole, or neighbours would be one person."""
+    known = visitors(ip_addresses=mode)
+
+    assert known.stored_address(SOMEBODY, "192.0.2.1") == stored
+    assert known.user_hash(SOMEBODY, "192.0.2.1", "a") == hash_of(SOMEBODY)
+    assert known.stored_address(SOMEBODY, "") is None
+
+
+@pytest.mark.parametrize(("gpc", "dnt"), [("1", None), (None, "1"), ("1", "0")])
+def test_privacy_signal_keeps_a_person_unknown_where_it_is_honored(
+    gpc: str | None, dnt: str | None
+) -> None:
+    client = SOMEBODY._replace(gpc=gpc, dnt=dnt, user="ada")
+
+    for honors in (True, False):
+        known = visitors(honor_privacy_signals=honors)
+        assert (known.user_hash(client, "192.0.2.1", "a") is None) == honors
+        assert (known.stored_address(client, "192.0.2.1") is None) == honors
+
+
+@pytest.mark.parametrize("signal", ["0", "", "null", "11", None])
+def test_other_values_are_no_signal(signal: str | None) -> None:
+    client = SOMEBODY._replace(gpc=signal, dnt=signal)
+
+    assert hash_of(client, honor_privacy_signals=True) == hash_of(SOMEBODY)
+
+
+def test_unknown_address_mode_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="ip_addresses is one of full, truncated, none"):
+        visitors(ip_addresses="half")
+
+
+def test_key_is_asked_for_again_after_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
     now, asked = [100.0], []
 
-    def secret() -> bytes:
+    def key(day: int) -> bytes:
         asked.append(now[0])
         if now[0] < 101:
             raise StorageError("locked")
         return b"key"
 
     monkeypatch.setattr("wsgi_tracker.visitors.time.monotonic", lambda: now[0])
-    visitors = Visitors(secret)
+    known = Visitors(key, TrustedProxies())
     for _ in range(3):
         with pytest.raises(StorageError):
-            visitors.user_hash("", "")
+            known.user_hash(SOMEBODY, "", "")
     now[0] = 101.0
 
-    assert visitors.user_hash("", "") == visitors.user_hash("", "")
+    assert known.user_hash(SOMEBODY, "", "") == known.user_hash(SOMEBODY, "", "")
     assert asked == [100.0, 101.0]

@@ -39,7 +39,8 @@ class Api:
     """Answer requests under the prefix.
 
     ``catch_up(seconds)`` makes storage hold every request answered before now, if it can;
-    ``clock()`` is nanoseconds since the epoch.
+    ``clock()`` is nanoseconds since the epoch. ``unique_users_basis`` is named where unique users
+    are no people.
     """
 
     def __init__(
@@ -49,12 +50,16 @@ class Api:
         catch_up: Callable[[float], Queue],
         check: HealthCheck,
         clock: Callable[[], int],
+        *,
+        unique_users_basis: str | None = None,
     ) -> None:
         self._storage = storage
         self._auth = auth
         self._catch_up = catch_up
         self._check = check
         self._clock = clock
+        basis = {"unique_users_basis": unique_users_basis}
+        self._basis = basis if unique_users_basis else {}
         self._outage = Outage("reports answer 503")
         self._reports = {
             "stats": Report(STATS, self._stats),
@@ -122,12 +127,14 @@ class Api:
             "stats": [row.as_json() for row in rows],
             "period": period,
             "total_endpoints": len({row.endpoint for row in rows}),
+            **self._basis,
         }
 
     def _summary(self, question: dict[str, Any], now: int, active: bool) -> dict[str, Any]:
         period = question["period"]
         summary = self._storage.summary(window_start(PERIODS[period], now))
-        return {"period": period, **summary.as_json(), "tracking_active": active}
+        totals = {**summary.as_json(), "tracking_active": active}
+        return {"period": period, **totals, **self._basis}
 
     def _trends(self, question: dict[str, Any], now: int, active: bool) -> dict[str, Any]:
         granularity, period = Granularity(question["granularity"]), question["period"]
@@ -136,6 +143,7 @@ class Api:
             "trends": [bucket.as_json() for bucket in buckets],
             "granularity": granularity.value,
             "period": period,
+            **self._basis,
         }
 
     def _visits(self, question: dict[str, Any], now: int, active: bool) -> dict[str, Any]:

@@ -7,7 +7,8 @@ database take. What moves from spool to storage meanwhile may be missing for tha
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -49,7 +50,7 @@ class Health:
     problems: Sequence[str]
     warnings: Sequence[str]
     recording: bool
-    dropped: int  # in this process, and not yet in its spool
+    counts: Mapping[str, int]  # of this process, and not yet in its spool
     spool: SpoolFacts
     storage: StorageFacts | None
 
@@ -72,10 +73,8 @@ class Health:
         """Return the counts of visits; each one that was offered is in one of them."""
         if self.storage is None:
             return dict.fromkeys(COUNTS)
-        counts: dict[str, int | None] = {name: self.storage.counts.get(name, 0) for name in COUNTS}
-        counts["dropped"] = self.storage.counts.get("dropped", 0) + self.dropped
-        counts["queued"] = self.spool.queued
-        return counts
+        counts = Counter(self.storage.counts) + Counter(self.counts)
+        return {name: counts[name] for name in COUNTS} | {"queued": self.spool.queued}
 
 
 def _storage_as_json(facts: StorageFacts | None) -> dict[str, Any]:
@@ -128,7 +127,7 @@ class HealthCheck:
             self.problems(spool.oldest_timestamp, now) + problems,
             [] if storage is None else _warnings(storage),
             self._spool.writable,
-            self._spool.dropped,
+            self._spool.counts,
             spool,
             storage,
         )

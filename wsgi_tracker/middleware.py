@@ -11,23 +11,26 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from .addresses import TrustedProxies
 from .api import Api
 from .auth import Auth
 from .endpoints import EndpointFinder, endpoint_finder
-from .errors import ConfigurationError, StorageError, logger
+from .errors import ConfigurationError, logger
+from .exclusions import Exclusions, Rule
 from .health import HealthCheck
+from .identity import DAILY, check_identity, declare_identity, key_finder
 from .ingest import Ingester
 from .ingest_thread import IngestThread
 from .mounts import refuse_network
-from .observation import Observation, Recorder
+from .observation import Observation
 from .options import check_application, check_flag, check_positive, check_prefix
 from .process import threads_run
+from .recorder import Recorder, UserFinder, user_finder
 from .retention import Retention
 from .secret import Secret
 from .segments import make_folder
 from .spool import Spool
 from .storage import database_path, open_storage
-from .visit import Fragments, client_of, proxied_client
 from .visitors import Visitors
 
 if TYPE_CHECKING:
@@ -64,7 +67,13 @@ class Tracker:
         require_token: bool | None = None,
         prefix: str = "/api/tracking",
         endpoint: str | EndpointFinder = "route",
+        user: str | UserFinder | None = None,
+        exclude: Iterable[Rule] = (),
         trusted_proxies: Iterable[str] = (),
+        ip_addresses: str = "full",
+        identity: str = "permanent",
+        secret: str | bytes | None = None,
+        honor_privacy_signals: bool = False,
         max_endpoints: int = 10_000,
         retention_days: int | None = None,
         ingest: bool = True,
@@ -78,6 +87,8 @@ class Tracker:
         check_positive("retention_days", 1 if retention_days is None else retention_days)
         check_flag("ingest", ingest)
         check_flag("fsync", fsync)
+        check_flag("honor_privacy_signals", honor_privacy_signals)
+        check_identity(identity, secret)
         find_endpoint, folds_not_found = endpoint_finder(endpoint)
         auth = Auth(token, require_token)
 
@@ -88,10 +99,16 @@ class Tracker:
 
         path = database_path(database)
         folder = path.with_name(path.name + "-spool")
-        secret = Secret(folder)
-        self._storage = open_storage(path, max_endpoints=max_endpoints, make_secret=secret.make)
-        visitors = Visitors(lambda: secret.ask(self._storage.secret), trusted_proxies)
-        _prepare(folder, visitors)
+        own_secret = Secret(folder)
+        self._storage = open_storage(path, max_endpoints=max_endpoints, make_secret=own_secret.make)
+        _prepare(folder)
+        declare_identity(self._storage, identity, secret)
+        visitors = Visitors(
+            key_finder(self._storage, folder, own_secret, identity, secret),
+            TrustedProxies(trusted_proxies),
+            ip_addresses=ip_addresses,
+            honor_privacy_signals=honor_privacy_signals,
+        )
         self._spool = Spool(
             folder, max_bytes=max_spool_bytes, fsync=fsync, on_open=self._recording_began
         )
@@ -100,10 +117,13 @@ class Tracker:
         self._ingester = Ingester(self._storage, folder, durable=fsync, on_wake=self._spool.tend)
         self._ingest_thread = IngestThread(self._ingester, retention, folder, max_spool_bytes)
         self._recorder = Recorder(
-            find_endpoint,
-            proxied_client if visitors.trusts_proxies else client_of,
-            Fragments(visitors, folds_not_found=folds_not_found),
             self._spool,
+            visitors,
+            find_endpoint,
+            folds_not_found=folds_not_found,
+            exclusions=Exclusions(exclude),
+            user=user_finder(user),
+            daily=identity == DAILY,
         )
         self._api = Api(
             self._storage,
@@ -111,7 +131,9 @@ class Tracker:
             self._ingester.catch_up,
             HealthCheck(self._storage, self._spool, self._ingest_thread),
             time.time_ns,
+            unique_users_basis=DAILY if identity == DAILY else None,
         )
+        self._recorder.prepare()
         self._storage.close()  # a fork that follows finds nothing open
         logger.info("visits go to %s", path)
 
@@ -216,7 +238,7 @@ def _imported(name: str) -> Any:
         ) from error
 
 
-def _prepare(folder: Path, visitors: Visitors) -> None:
+def _prepare(folder: Path) -> None:
     """Try what recording needs, while somebody is there to read the message."""
     try:
         make_folder(folder)
@@ -228,7 +250,3 @@ def _prepare(folder: Path, visitors: Visitors) -> None:
             f"the spool {folder} cannot be used: {error}; choose a database in a folder that "
             f"this process may write to"
         ) from error
-    try:
-        visitors.user_hash("", "")
-    except StorageError as error:
-        logger.error("visits are dropped until the secret of user_hash can be read: %s", error)

@@ -11,17 +11,8 @@ from collections.abc import Callable, Iterable, Iterator
 from time import perf_counter_ns, time_ns
 from typing import TYPE_CHECKING, Any
 
-from .endpoints import EndpointFinder
-from .errors import Outage
-from .process import watch_forks
-from .spool import Spool
-from .visit import (
-    Fragments,
-    encode_error,
-    incomplete_client,
-    incomplete_place,
-    place_of,
-)
+from .recorder import Recorder
+from .visit import encode_error, incomplete_place, place_of
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -37,68 +28,12 @@ RAISED = "500"
 NONE = ""  # there was no answer
 CLIENT_LEFT = "client_left"
 ENDLESS = 1 << 62
-FORGET_FAULT_SECONDS = 60.0
-
-
-class Recorder:
-    """Write visits to the spool. No fault in here reaches the application."""
-
-    def __init__(
-        self,
-        find_endpoint: EndpointFinder,
-        client_of: Callable[[WSGIEnvironment], tuple[str | None, ...]],
-        fragments: Fragments,
-        spool: Spool,
-    ) -> None:
-        self.find_endpoint = find_endpoint
-        self.client_of = client_of
-        self._place = fragments.place
-        self._client = fragments.client
-        self._referer = fragments.referer
-        self._append = spool.append
-        self._spool = spool
-        self._process_began = 0
-        # That a visit was recorded again is nowhere noted: it would cost every request.
-        self._outage = Outage("a visit was not recorded", forget_seconds=FORGET_FAULT_SECONDS)
-        watch_forks(in_child=self._after_fork_in_child)
-
-    def record(self, seen: Observation, bytes_sent: int | str, error: str = "") -> None:
-        """Write the visit; the answer is complete now, or as complete as it will be."""
-        try:
-            started = seen.started_ns
-            # A forked child may go on with its parent's requests: those are the parent's.
-            if started < self._process_began:
-                return
-            duration = str((perf_counter_ns() - started) // 1000)
-            self._append(
-                f'{{"timestamp":{seen.timestamp_ns // 1000},'
-                f"{self._place[seen.place, seen.endpoint, seen.status]},"
-                f'"duration_us":{duration},"first_byte_us":{seen.first_byte_us or duration},'
-                f'"bytes_sent":{bytes_sent},{self._client[seen.client]}'
-                f"{self._referer[seen.referer]}{error}}}\n".encode()
-            )
-        except Exception as fault:
-            self.fault(fault)
-
-    def fault(self, fault: Exception) -> None:
-        """Count a visit that could not be recorded, and log why."""
-        self._spool.drop()
-        self.report(fault)
-
-    def report(self, fault: Exception) -> None:
-        """Log a fault, the first of its kind, and again after a minute without it."""
-        self._outage.report_bug(fault)
-
-    def _after_fork_in_child(self) -> None:
-        """Remember which requests are the parent's."""
-        self._process_began = perf_counter_ns()
 
 
 class Observation:
     """What is known of one request, from before the application is called to its last byte."""
 
     __slots__ = (
-        "_environ",
         "_known_length",
         "_recorder",
         "_server_start_response",
@@ -106,6 +41,7 @@ class Observation:
         "bytes_sent",
         "client",
         "endpoint",
+        "environ",
         "first_byte_us",
         "headers",
         "place",
@@ -124,15 +60,15 @@ class Observation:
         self.timestamp_ns = time_ns()
         self.started_ns = perf_counter_ns()
         self._recorder = recorder
-        self._environ = environ
+        self.environ = environ
         self._server_start_response = start_response
         try:
             self.place = place_of(environ)
             self.client = recorder.client_of(environ)
         except KeyError:
             self.place = incomplete_place(environ)
-            self.client = incomplete_client(environ)
-        self.referer = environ.get("HTTP_REFERER")
+            self.client = recorder.incomplete_client(environ)
+        self.referer: str | None = environ.get("HTTP_REFERER")
         self.status = RAISED  # what servers answer when start_response is never called
         self.endpoint: str | None = None
         self.first_byte_us = 0
@@ -152,7 +88,7 @@ class Observation:
         self.status = status
         self.headers = headers
         try:
-            self.endpoint = self._recorder.find_endpoint(self._environ)
+            self.endpoint = self._recorder.find_endpoint(self.environ)
         except Exception as fault:  # the visit counts under its path
             self._recorder.report(fault)
         return self._write
@@ -192,7 +128,7 @@ class Observation:
         return min(self.bytes_sent + size, self._length())
 
     def _is_file(self, body: Iterable[bytes]) -> bool:
-        wrapper = self._environ.get("wsgi.file_wrapper")
+        wrapper = self.environ.get("wsgi.file_wrapper")
         if isinstance(wrapper, type):
             return isinstance(body, wrapper)
         return wrapper is not None and hasattr(body, "fileno")

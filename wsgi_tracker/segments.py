@@ -10,7 +10,7 @@ import errno
 import fcntl
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from .period import LAST_TIMESTAMP
@@ -123,9 +123,9 @@ def header(segment: str) -> bytes:
     return b'{"segment":"%s"}\n' % segment.encode()
 
 
-def counts_line(**counts: int) -> bytes:
+def counts_line(counts: Mapping[str, int]) -> bytes:
     """Return the line that adds to storage's counts."""
-    return b'{"counts":' + json.dumps(counts).encode() + b"}\n"
+    return COUNTS + json.dumps(counts).encode() + b"}\n"
 
 
 def make_folder(folder: Path) -> None:

@@ -15,7 +15,8 @@ import errno
 import math
 import os
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -53,8 +54,8 @@ class Spool:
     """Append lines to this process's segment; threads share it without a lock.
 
     ``on_open`` is called when a segment was opened: in a new process, or after a rotation; and
-    when none can be, as drops want to be written down, too. With
-    ``fsync``, a line is on the disk when ``append`` returns, and survives a power cut.
+    when there is only something to count, which wants to be written down, too. With ``fsync``, a
+    line is on the disk when ``append`` returns, and survives a power cut.
     """
 
     def __init__(
@@ -85,8 +86,8 @@ class Spool:
         self._is_failing = False  # visits are dropped, until a segment is opened for them
         self._retry_at = 0.0
         self._retry_counts_at = 0.0
-        self._dropped = 0
-        self._lock = new_lock()  # guards opening, and the count of what was dropped
+        self._counts: Counter[str] = Counter()
+        self._lock = new_lock()  # guards opening, and the counts of what is in no line
         self._pid = os.getpid()  # last: who finds it right may use the lock
 
     def _locked(self) -> Any:
@@ -146,17 +147,25 @@ class Spool:
     def drop(self, count: int = 1) -> None:
         """Count visits that were meant to be recorded and are not in the spool."""
         with self._locked():
-            self._dropped += count
+            self._counts["dropped"] += count
+
+    def ignore(self) -> None:
+        """Count a request that was said to be no visit."""
+        with self._locked():
+            first = not self._counts["ignored"]
+            self._counts["ignored"] += 1
+        if first:
+            self._on_open()
 
     def write_counts(self) -> None:
-        """Put what was dropped into a segment, for storage to add up."""
-        if self._dropped:
+        """Put what was dropped or ignored into a segment, for storage to add up."""
+        if self._counts:
             self._write_counts(time.monotonic())
 
     def _write_counts(self, now: float) -> None:
         try:
             with self._locked():
-                if self._dropped and (self._is_open or now >= self._retry_counts_at):
+                if self._counts and (self._is_open or now >= self._retry_counts_at):
                     self._append_counts()
         except OSError as error:
             self._report(error)
@@ -167,12 +176,12 @@ class Spool:
                 # Only for counts, which a full spool takes, too; visits try to open their own.
                 self._retry_counts_at = time.monotonic() + RETRY_SECONDS
                 self._adopt(self._new_segment(math.inf), room=0)
-            write_whole(self._fd, counts_line(dropped=self._dropped))
+            write_whole(self._fd, counts_line(self._counts))
         except OSError:
             self._fail()
             self._leave()
             raise
-        self._dropped = 0
+        self._counts.clear()
 
     @property
     def writable(self) -> bool:
@@ -185,9 +194,9 @@ class Spool:
         return self._outage.known
 
     @property
-    def dropped(self) -> int:
-        """How many visits were dropped that no segment tells of yet."""
-        return self._dropped
+    def counts(self) -> Mapping[str, int]:
+        """How many requests were dropped or ignored that no segment tells of yet."""
+        return dict(self._counts)
 
     def _fail(self) -> None:
         self._is_failing = True

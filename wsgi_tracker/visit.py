@@ -12,10 +12,10 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from json.encoder import encode_basestring_ascii as quote
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from .endpoints import UNMATCHED
-from .visitors import Visitors
+from .visitors import Client, Visitors
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
@@ -38,11 +38,11 @@ class Visit:
 
     ``timestamp`` is in microseconds since the epoch, UTC; a name's unit ends it elsewhere.
     ``path`` is ``None`` where it equals ``endpoint``. ``error`` is the type of the exception the
-    application raised, or ``client_left``.
+    application raised, or ``client_left``. ``user_hash`` is ``None`` where only the hit counts.
     """
 
     timestamp: int
-    user_hash: str
+    user_hash: str | None
     method: str
     endpoint: str
     path: str | None = None
@@ -61,34 +61,40 @@ class Visit:
         return json.dumps(asdict(self), separators=(",", ":")).encode() + b"\n"
 
 
+ClientReader: TypeAlias = "Callable[[WSGIEnvironment], tuple[str | None, ...]]"
 FIELDS = tuple(field.name for field in fields(Visit))
 
 # What is read before the application is called: it may change environ in place.
-place_of = itemgetter("REQUEST_METHOD", "HTTP_HOST", "SCRIPT_NAME", "PATH_INFO")
-client_of = itemgetter("REMOTE_ADDR", "HTTP_USER_AGENT")
+_PLACE = ("REQUEST_METHOD", "HTTP_HOST", "SCRIPT_NAME", "PATH_INFO")
+_CLIENT = ("REMOTE_ADDR", "HTTP_USER_AGENT")
+_HEADERS = ("HTTP_X_FORWARDED_FOR", "HTTP_FORWARDED", "HTTP_SEC_GPC", "HTTP_DNT")
+place_of = itemgetter(*_PLACE)
 
 
 def incomplete_place(environ: WSGIEnvironment) -> tuple[str | None, ...]:
     """Read the place of a request that lacks one of its parts."""
-    return tuple(map(environ.get, ("REQUEST_METHOD", "HTTP_HOST", "SCRIPT_NAME", "PATH_INFO")))
+    return tuple(map(environ.get, _PLACE))
 
 
-def incomplete_client(environ: WSGIEnvironment) -> tuple[str | None, ...]:
-    """Read the client of a request that lacks address or agent."""
-    return tuple(map(environ.get, ("REMOTE_ADDR", "HTTP_USER_AGENT")))
+def client_reader(headers: int) -> tuple[ClientReader, ClientReader]:
+    """Return how to read the first fields of a :class:`Client`: address, agent, so many headers.
 
+    The first of the two raises :exc:`KeyError` where a request lacks one of these; the second
+    takes ``None`` for it.
+    """
+    names = _CLIENT + _HEADERS[:headers]
 
-def proxied_client(environ: WSGIEnvironment) -> tuple[str | None, ...]:
-    """Read the client of a request that a trusted proxy may have passed on."""
-    names = ("REMOTE_ADDR", "HTTP_USER_AGENT", "HTTP_X_FORWARDED_FOR", "HTTP_FORWARDED")
-    return tuple(map(environ.get, names))
+    def read(environ: WSGIEnvironment) -> tuple[str | None, ...]:
+        return tuple(map(environ.get, names))
+
+    return (read if headers else itemgetter(*names)), read
 
 
 class Fragments:
     """The parts of a line that come again, encoded once; safe to share between threads.
 
     ``place`` is asked by what ``place_of`` read, the endpoint that was found, and the status
-    line; ``client`` by what ``client_of`` or ``proxied_client`` read; ``referer`` by its header.
+    line; ``client`` by the first fields of a :class:`Client`; ``referer`` by its header.
     """
 
     def __init__(self, visitors: Visitors, *, folds_not_found: bool) -> None:
@@ -100,7 +106,7 @@ class Fragments:
 
     def _place(self, key: tuple[tuple[str | None, ...], str | None, str]) -> str:
         (method, host, script_name, path_info), endpoint, status = key
-        path = text((script_name or "") + (path_info or ""), MAX_PATH) or "/"
+        path = path_of(script_name, path_info)
         code = int(status[:3]) if status[:3].isdecimal() else 0
         if endpoint is None:
             endpoint = UNMATCHED if code == 404 and self._folds_not_found else path
@@ -112,22 +118,26 @@ class Fragments:
                 f'"endpoint":{quote(endpoint)}',
                 f'"path":{_quoted(None if path == endpoint else path)}',
                 f'"status":{code or "null"}',
-                f'"host":{_quoted(host and text(host, MAX_NAME))}',
+                f'"host":{_quoted(host and text(host))}',
             )
         )
 
-    def _client(self, key: tuple[str | None, ...]) -> str:
-        peer, user_agent, *forwarded = key
-        address = self._visitors.address(peer or "", *(forwarded or (None, None)))
-        address = text(address, MAX_NAME)
-        agent = text(user_agent or "", MAX_USER_AGENT)
+    def _client(self, key: tuple[Any, ...]) -> str:
+        client = Client(*key)
+        address = text(self._visitors.address(client))
+        agent = text(client.user_agent or "", MAX_USER_AGENT)
         return ",".join(
             (
-                f'"user_hash":"{self._visitors.user_hash(address, agent)}"',
-                f'"ip_address":{_quoted(address or None)}',
+                f'"user_hash":{_quoted(self._visitors.user_hash(client, address, agent))}',
+                f'"ip_address":{_quoted(self._visitors.stored_address(client, address))}',
                 f'"user_agent":{_quoted(agent or None)}',
             )
         )
+
+
+def path_of(script_name: str | None, path_info: str | None) -> str:
+    """Return the whole path of a request."""
+    return text((script_name or "") + (path_info or ""), MAX_PATH) or "/"
 
 
 def _referer(referer: str | None) -> str:
@@ -144,10 +154,10 @@ def _referer(referer: str | None) -> str:
 
 def encode_error(error: str) -> str:
     """Return the fragment that names what went wrong."""
-    return f',"error":{quote(text(error, MAX_NAME))}'
+    return f',"error":{quote(text(error))}'
 
 
-def text(value: str, length: int) -> str:
+def text(value: str, length: int = MAX_NAME) -> str:
     """Return what ``value`` says, at most ``length`` characters, fit to be stored.
 
     WSGI strings are bytes decoded as latin-1 (PEP 3333): read again as UTF-8, broken sequences
@@ -196,4 +206,4 @@ class _Memo(dict[Any, str]):
 def _length(key: Any) -> int:
     if isinstance(key, tuple):
         return sum(map(_length, key))
-    return len(key) if key else 0
+    return len(key) if isinstance(key, str) else 0

@@ -87,6 +87,12 @@ class Storage(Protocol):
     def secret(self) -> bytes:
         """Return the key of every ``user_hash`` here; made once, at random."""
 
+    def declare(self, settings: Mapping[str, str]) -> Mapping[str, str]:
+        """Keep each of these settings that has no value yet; return the values that hold."""
+
+    def configure(self, settings: Mapping[str, str]) -> None:
+        """Change these settings, for every application that comes after."""
+
     def stats(self, start: int) -> list[EndpointStats]:
         """Return one row per endpoint and method, most hits first."""
 

@@ -22,7 +22,7 @@ from .lines import Unreadable, load_readable
 FORGET_SEGMENT_SECONDS = 30 * 86400
 
 _TEXT = "user_hash method endpoint path error ip_address user_agent referer host".split()
-_REQUIRED = ("timestamp", "user_hash", "method", "endpoint")
+_REQUIRED = ("timestamp", "method", "endpoint")
 
 
 def _batch_column(name: str) -> str:

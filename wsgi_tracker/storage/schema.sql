@@ -20,7 +20,7 @@ CREATE TABLE visits (
     id INTEGER PRIMARY KEY,
     timestamp INTEGER NOT NULL,  -- microseconds since 1970-01-01, UTC
     endpoint_id INTEGER NOT NULL REFERENCES endpoints,
-    user_id INTEGER NOT NULL REFERENCES users,
+    user_id INTEGER REFERENCES users,  -- NULL: only the hit counts
     path_id INTEGER REFERENCES paths,  -- NULL: the endpoint
     status INTEGER,
     duration_us INTEGER,
@@ -55,7 +55,7 @@ CREATE TABLE segments (
     finished_at INTEGER  -- seconds since 1970-01-01
 ) WITHOUT ROWID;
 
--- recorded, dropped, torn, rejected: since the database was made, whatever was purged.
+-- recorded, dropped, torn, rejected, ignored: since the database was made, whatever was purged.
 CREATE TABLE counts (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
 
 CREATE VIEW user_visits AS
@@ -78,7 +78,7 @@ SELECT
     hosts.host
 FROM visits
 JOIN endpoints ON endpoints.id = visits.endpoint_id
-JOIN users ON users.id = visits.user_id
+LEFT JOIN users ON users.id = visits.user_id
 LEFT JOIN paths ON paths.id = visits.path_id
 LEFT JOIN ip_addresses ON ip_addresses.id = visits.ip_address_id
 LEFT JOIN user_agents ON user_agents.id = visits.user_agent_id
@@ -89,9 +89,9 @@ LEFT JOIN hosts ON hosts.id = visits.host_id;
 -- override it, and give a string that is known another number.
 CREATE TRIGGER user_visits_insert INSTEAD OF INSERT ON user_visits
 BEGIN
-    SELECT raise(ABORT, 'user_visits: a visit needs timestamp (2025-08-13T15:30:00Z) or timestamp_us, user_hash, endpoint and method; text as text, quantities as integers')
-    WHERE typeof(NEW.user_hash) <> 'text' OR typeof(NEW.endpoint) <> 'text'
-       OR typeof(NEW.method) <> 'text'
+    SELECT raise(ABORT, 'user_visits: a visit needs timestamp (2025-08-13T15:30:00Z) or timestamp_us, endpoint and method; text as text, quantities as integers')
+    WHERE typeof(NEW.endpoint) <> 'text' OR typeof(NEW.method) <> 'text'
+       OR typeof(NEW.user_hash) NOT IN ('text', 'null')
        OR 'blob' IN (typeof(NEW.ip_address), typeof(NEW.user_agent), typeof(NEW.referer),
                      typeof(NEW.path), typeof(NEW.error), typeof(NEW.host))
        OR typeof(coalesce(NEW.timestamp_us, 0)) <> 'integer'
@@ -103,7 +103,8 @@ BEGIN
     INSERT INTO endpoints (endpoint, method) SELECT NEW.endpoint, NEW.method
     WHERE NOT EXISTS (SELECT 1 FROM endpoints WHERE endpoint = NEW.endpoint AND method = NEW.method);
     INSERT INTO users (user_hash) SELECT NEW.user_hash
-    WHERE NOT EXISTS (SELECT 1 FROM users WHERE user_hash = NEW.user_hash);
+    WHERE NEW.user_hash IS NOT NULL
+    AND NOT EXISTS (SELECT 1 FROM users WHERE user_hash = NEW.user_hash);
     INSERT INTO paths (path) SELECT NEW.path
     WHERE NEW.path <> NEW.endpoint
     AND NOT EXISTS (SELECT 1 FROM paths WHERE path = NEW.path);

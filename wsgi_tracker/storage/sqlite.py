@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
@@ -78,6 +79,7 @@ SELECT visits, agents, (SELECT ip_address FROM ip_addresses WHERE id = only_addr
         THEN min(ip_address_id) END AS only_address_id
     FROM (SELECT user_agent_id, ip_address_id FROM visits WHERE timestamp >= ?
         ORDER BY timestamp DESC LIMIT 1000))"""
+KEEP_SETTING = "INSERT OR REPLACE INTO settings (name, value) VALUES (?, ?)"
 INGESTED = "SELECT name, value FROM settings WHERE name IN ('last_ingest', 'ingesting_pid')"
 
 
@@ -177,6 +179,22 @@ class SQLiteStorage:
             raise StorageError(f"{self.database} has no secret")
         return bytes(row[0])
 
+    def declare(self, settings: Mapping[str, str]) -> Mapping[str, str]:
+        """See :meth:`wsgi_tracker.storage.Storage.declare`."""
+        with self._read() as connection:
+            known = _settings(connection, settings)
+        if len(known) == len(settings):
+            return known
+        with self._write() as connection:
+            known = {**settings, **_settings(connection, settings)}
+            connection.executemany(KEEP_SETTING, known.items())
+        return known
+
+    def configure(self, settings: Mapping[str, str]) -> None:
+        """See :meth:`wsgi_tracker.storage.Storage.configure`."""
+        with self._write() as connection:
+            connection.executemany(KEEP_SETTING, settings.items())
+
     def stats(self, start: int) -> list[EndpointStats]:
         """See :meth:`wsgi_tracker.storage.Storage.stats`."""
         with self._read() as connection:
@@ -212,11 +230,7 @@ class SQLiteStorage:
         with self._read() as connection:
             if (read_setting(connection, "retention_days") or FOR_EVER) == (days or FOR_EVER):
                 return
-        with (
-            storage_errors(self.database),
-            self._pool.writer() as connection,
-            transaction(connection),
-        ):
+        with self._write() as connection:
             known = store_retention(connection, days)
         if known != days:
             logger.warning("retention_days is %s from now on, it was %s", days, known)
@@ -262,6 +276,16 @@ class SQLiteStorage:
             yield connection
             connection.execute("COMMIT")
 
+    @contextmanager
+    def _write(self) -> Iterator[PooledConnection]:
+        """Lend the writer, within one transaction."""
+        with (
+            storage_errors(self.database),
+            self._pool.writer() as connection,
+            transaction(connection),
+        ):
+            yield connection
+
     def _connect(self, writing: bool) -> PooledConnection:
         connection = self._open()
         try:
@@ -300,3 +324,11 @@ class SQLiteStorage:
         connection.execute("PRAGMA wal_autocheckpoint = 10000")
         connection.execute(f"PRAGMA journal_size_limit = {64 << 20}")
         connection.execute(CREATE_BATCH)
+
+
+def _settings(connection: sqlite3.Connection, names: Iterable[str]) -> dict[str, str]:
+    rows = connection.execute(
+        "SELECT name, value FROM settings WHERE name IN (SELECT value FROM json_each(?))",
+        (json.dumps(list(names)),),
+    )
+    return dict(rows)

@@ -1,0 +1,165 @@
+"""Turn what was observed of a request into a line of the spool, unless it is no visit.
+
+No fault in here reaches the application, and none goes uncounted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from time import perf_counter_ns, time_ns
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+
+from .endpoints import EndpointFinder
+from .errors import ConfigurationError, Outage, StorageError, logger
+from .exclusions import Exclusions
+from .period import DAY
+from .process import watch_forks
+from .spool import Spool
+from .visit import Fragments, client_reader, path_of, text
+from .visitors import ALL_HEADERS, Client, Visitors
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIEnvironment
+
+# What an application sets: False leaves its request out, True takes it in whatever a rule says.
+RECORD = "wsgi_tracker.record"
+FORGET_FAULT_SECONDS = 60.0
+DAY_NS = DAY * 1000
+
+UserFinder: TypeAlias = "Callable[[WSGIEnvironment], str | None]"
+
+
+class Seen(Protocol):
+    """What was observed, once the answer is complete or as complete as it will be."""
+
+    environ: WSGIEnvironment
+    timestamp_ns: int
+    started_ns: int
+    place: tuple[str | None, ...]
+    client: tuple[str | None, ...]
+    referer: str | None
+    endpoint: str | None
+    status: str
+    first_byte_us: int | str
+
+
+class Recorder:
+    """Write visits to the spool.
+
+    ``user`` names the user of a request; without ``None`` for it, and unless ``daily``, visitors
+    are told apart by what was read before the application was called.
+    """
+
+    def __init__(
+        self,
+        spool: Spool,
+        visitors: Visitors,
+        find_endpoint: EndpointFinder,
+        *,
+        folds_not_found: bool = True,
+        exclusions: Exclusions | None = None,
+        user: UserFinder | None = None,
+        daily: bool = False,
+    ) -> None:
+        self.find_endpoint = find_endpoint
+        self._visitors = visitors
+        self._exclusions = exclusions or None
+        self._user = user
+        self._daily = daily
+        self._completes = user is not None or daily
+        headers = ALL_HEADERS if self._completes else visitors.headers
+        self.client_of, self.incomplete_client = client_reader(headers)
+        fragments = Fragments(visitors, folds_not_found=folds_not_found)
+        self._place = fragments.place
+        self._client = fragments.client
+        self._referer = fragments.referer
+        self._append = spool.append
+        self._spool = spool
+        self._process_began = 0
+        # That a visit was recorded again is nowhere noted: it would cost every request.
+        self._outage = Outage("a visit was not recorded", forget_seconds=FORGET_FAULT_SECONDS)
+        watch_forks(in_child=self._after_fork_in_child)
+
+    def prepare(self) -> None:
+        """Fetch the key of ``user_hash`` while somebody is there to read what is wrong with it."""
+        try:
+            self._visitors.user_hash(Client("", "", day=self._day(time_ns())), "", "")
+        except StorageError as error:
+            logger.error("visits are dropped until the secret of user_hash can be read: %s", error)
+
+    def _day(self, timestamp_ns: int) -> int:
+        return timestamp_ns // DAY_NS if self._daily else 0
+
+    def record(self, seen: Seen, bytes_sent: int | str, error: str = "") -> None:
+        """Write the visit, once."""
+        try:
+            started = seen.started_ns
+            # A forked child may go on with its parent's requests: those are the parent's.
+            if started < self._process_began:
+                return
+            wanted = seen.environ.get(RECORD)
+            if (wanted is not None or self._exclusions is not None) and self._ignores(seen, wanted):
+                self._spool.ignore()
+                return
+            client = self._completed(seen) if self._completes else seen.client
+            duration = str((perf_counter_ns() - started) // 1000)
+            self._append(
+                f'{{"timestamp":{seen.timestamp_ns // 1000},'
+                f"{self._place[seen.place, seen.endpoint, seen.status]},"
+                f'"duration_us":{duration},"first_byte_us":{seen.first_byte_us or duration},'
+                f'"bytes_sent":{bytes_sent},{self._client[client]}'
+                f"{self._referer[seen.referer]}{error}}}\n".encode()
+            )
+        except Exception as fault:
+            self.fault(fault)
+
+    def _ignores(self, seen: Seen, wanted: object) -> bool:
+        if wanted is not None:
+            return not wanted
+        rules = self._exclusions
+        if rules is None:
+            return False
+        method, _, script_name, path_info = seen.place
+        if rules.excludes_place(method or "", path_of(script_name, path_info)):
+            return True
+        if rules.has_networks:
+            address = self._visitors.address(Client(*seen.client))  # type: ignore[arg-type]
+            if rules.excludes_address(address):
+                return True
+        try:
+            return rules.excludes(seen.environ)
+        except Exception as fault:  # what nobody has excluded is recorded
+            self.report(fault)
+            return False
+
+    def _completed(self, seen: Seen) -> tuple[Any, ...]:
+        """Add whom the application names, which it knows only now, and the day of the key."""
+        user = None
+        if self._user is not None:
+            try:
+                user = self._user(seen.environ)
+            except Exception as fault:  # the visitor counts as one who is not named
+                self.report(fault)
+        return (*seen.client, user and text(str(user)), self._day(seen.timestamp_ns))
+
+    def fault(self, fault: Exception) -> None:
+        """Count a visit that could not be recorded, and log why."""
+        self._spool.drop()
+        self.report(fault)
+
+    def report(self, fault: Exception) -> None:
+        """Log a fault, the first of its kind, and again after a minute without it."""
+        self._outage.report_bug(fault)
+
+    def _after_fork_in_child(self) -> None:
+        """Remember which requests are the parent's."""
+        self._process_began = perf_counter_ns()
+
+
+def user_finder(user: str | UserFinder | None) -> UserFinder | None:
+    """Return the function that names a request's user: as given, or by a key of environ."""
+    if user is None or callable(user):
+        return user
+    if not isinstance(user, str) or not user:
+        raise ConfigurationError(f"user is a key of environ or a callable on it, given {user!r}")
+    return lambda environ: environ.get(user)
