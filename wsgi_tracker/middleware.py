@@ -17,6 +17,7 @@ from .auth import Auth
 from .endpoints import EndpointFinder, endpoint_finder
 from .errors import ConfigurationError, logger
 from .exclusions import Exclusions, Rule
+from .forget import forget
 from .health import HealthCheck
 from .identity import DAILY, check_identity, declare_identity, key_finder
 from .ingest import Ingester
@@ -177,6 +178,14 @@ class Tracker:
             self._ingest_thread.start()
         atexit.unregister(self.close)
         atexit.register(self.close)
+
+    def forget(self, user_hash: str) -> int:
+        """Delete all that is stored of a visitor; return how many visits that were.
+
+        The spool is emptied first, and nothing is left in it or in the database's log. Raises
+        :exc:`StorageError` where the database is out of order.
+        """
+        return forget(self._storage, self._ingester, self._spool.folder, user_hash)
 
     def close(self) -> None:
         """Ingest what is left and close everything; may be called twice, and used again."""

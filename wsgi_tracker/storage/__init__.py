@@ -122,6 +122,13 @@ class Storage(Protocol):
         the floor first. No report shows anything older than the floor, or that arrives later.
         """
 
+    def forget(self, user_hash: str) -> int:
+        """Delete all visits of one user, and all that only they needed; return how many.
+
+        Nothing of it is left in the file or in what stands beside it. Takes a while where there
+        are many visits, and lets others write meanwhile.
+        """
+
     def close(self) -> None:
         """Close what is open; may be called twice, and used again afterwards."""
 

@@ -49,8 +49,9 @@ CREATE_GOING = """
 CREATE TEMP TABLE IF NOT EXISTS going (id INTEGER PRIMARY KEY, endpoint_id, user_id)"""
 CHOOSE_VISITS = """
 INSERT INTO temp.going SELECT id, endpoint_id, user_id FROM visits
-WHERE timestamp < (SELECT value FROM settings WHERE name = 'floor')
-ORDER BY timestamp LIMIT ?"""
+WHERE {which} ORDER BY timestamp LIMIT ?"""
+OLD_VISITS = "timestamp < (SELECT value FROM settings WHERE name = 'floor')"
+VISITS_OF_USER = "user_id = (SELECT id FROM users WHERE user_hash = ?)"
 DELETE_VISITS = (
     "DELETE FROM visits WHERE id IN (SELECT id FROM temp.going)",
     *(
@@ -148,7 +149,17 @@ def phases(before: int | None = None) -> Iterator[Phase]:
     """
     if before is not None:
         yield partial(set_floor, before)
-    yield partial(delete_visits, Pace(VISITS_PER_STEP))
+    yield partial(delete_visits, OLD_VISITS, (), Pace(VISITS_PER_STEP))
+    yield from _sweep()
+
+
+def phases_for_user(user_hash: str) -> Iterator[Phase]:
+    """Yield what it takes to delete all visits of one user, and all that only they needed."""
+    yield partial(delete_visits, VISITS_OF_USER, (user_hash,), Pace(VISITS_PER_STEP))
+    yield from _sweep()
+
+
+def _sweep() -> Iterator[Phase]:
     sweep = Sweep()
     yield sweep.begin
     yield sweep.read
@@ -165,12 +176,14 @@ def set_floor(before: int, connection: sqlite3.Connection) -> bool:
     return False
 
 
-def delete_visits(pace: Pace, connection: sqlite3.Connection) -> bool:
-    """Delete the oldest visits below the floor, and the users and endpoints they leave behind."""
+def delete_visits(
+    which: str, values: tuple[str, ...], pace: Pace, connection: sqlite3.Connection
+) -> bool:
+    """Delete the oldest of these visits, and the users and endpoints that they leave behind."""
     connection.execute(CREATE_GOING)
     with transaction(connection), pace.timed() as limit:
         connection.execute("DELETE FROM temp.going")
-        chosen = connection.execute(CHOOSE_VISITS, (limit,)).rowcount
+        chosen = connection.execute(CHOOSE_VISITS.format(which=which), (*values, limit)).rowcount
         if chosen:
             for statement in DELETE_VISITS:
                 connection.execute(statement)

@@ -21,10 +21,12 @@ from .migrations import migrate
 from .pool import ConnectionPool, PooledConnection, inode
 from .purge import (
     FOR_EVER,
+    Phase,
     begin_purge,
     first_shown,
     keeps_for_ever,
     phases,
+    phases_for_user,
     read_setting,
     store_retention,
 )
@@ -44,6 +46,7 @@ BUSY_TIMEOUT_SECONDS = 0.5
 # Workers that start together wait for the one that makes the schema; a request does not.
 START_PATIENCE_SECONDS = 10.0
 FORGET_EVERY_SECONDS = 3600.0
+LOG_PATIENCE_SECONDS = 10.0
 
 STATS = """
 SELECT endpoint, method, hits, users, first, last FROM (
@@ -79,6 +82,8 @@ SELECT visits, agents, (SELECT ip_address FROM ip_addresses WHERE id = only_addr
         THEN min(ip_address_id) END AS only_address_id
     FROM (SELECT user_agent_id, ip_address_id FROM visits WHERE timestamp >= ?
         ORDER BY timestamp DESC LIMIT 1000))"""
+COUNT_OF_USER = """
+SELECT count(*) FROM visits WHERE user_id = (SELECT id FROM users WHERE user_hash = ?)"""
 KEEP_SETTING = "INSERT OR REPLACE INTO settings (name, value) VALUES (?, ?)"
 INGESTED = "SELECT name, value FROM settings WHERE name IN ('last_ingest', 'ingesting_pid')"
 
@@ -245,12 +250,39 @@ class SQLiteStorage:
 
     def purge(self, before: int | None = None) -> Iterator[None]:
         """See :meth:`wsgi_tracker.storage.Storage.purge`."""
-        for phase in phases(before):
+        return self._steps(phases(before))
+
+    def _steps(self, phases: Iterable[Phase], *, erase: bool = False) -> Iterator[None]:
+        for phase in phases:
             more = True
             while more:
                 with storage_errors(self.database), self._pool.writer() as connection:
+                    connection.execute(f"PRAGMA secure_delete = {'ON' if erase else 'OFF'}")
                     more = phase(connection)
                 yield
+
+    def forget(self, user_hash: str) -> int:
+        """See :meth:`wsgi_tracker.storage.Storage.forget`."""
+        with self._read() as connection:
+            (visits,) = connection.execute(COUNT_OF_USER, (user_hash,)).fetchone()
+        for _ in self._steps(phases_for_user(user_hash), erase=True):
+            pass
+        self._empty_log()
+        return int(visits)
+
+    def _empty_log(self) -> None:
+        """Move all that is in the log to the file, and cut it; readers may be in the way."""
+        deadline = time.monotonic() + LOG_PATIENCE_SECONDS
+        while True:
+            with storage_errors(self.database), self._pool.writer() as connection:
+                busy = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+            if not busy:
+                return
+            if time.monotonic() > deadline:
+                raise StorageError(
+                    f"{self.database} is being read all the time: what was deleted is still in "
+                    f"its log; try again"
+                )
 
     def close(self) -> None:
         """Close every connection; may be called twice, and used again afterwards."""
