@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,19 @@ def tracked(tmp_path: Path) -> Iterator[Callable[..., Tracker]]:
     yield make
     for tracker in trackers:
         tracker.close()
+
+
+@pytest.fixture
+def asked(tracked: Callable[..., Tracker], tmp_path: Path) -> Callable[..., dict[str, Any]]:
+    """Send one request to a tracked application, and return its visit."""
+    from calls import environ, lines, serve
+
+    def ask(app: Any, path: str, method: str = "GET", **more: Any) -> dict[str, Any]:
+        with suppress(ZeroDivisionError):  # what broken views raise
+            serve(tracked(app), environ(path, method, **more))
+        return lines(tmp_path)[-1]
+
+    return ask
 
 
 @pytest.fixture(params=[pytest.param("", id="root"), pytest.param("/mounted", id="mounted")])

@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import webtest
+from calls import environ, only_visit, serve
 
 from wsgi_tracker import Tracker
-from wsgi_tracker.endpoints import endpoint_finder, route_template
+from wsgi_tracker.endpoints import endpoint_finder, name_endpoint, route_template
 from wsgi_tracker.errors import ConfigurationError
 
+Asked = Callable[..., dict[str, Any]]
 Client = Callable[..., webtest.TestApp]
+
+
+def hello(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
+    found = not environ["PATH_INFO"].startswith("/missing")
+    start_response("200 OK" if found else "404 Not Found", [("Content-Type", "text/plain")])
+    return [b"hello"]
 
 
 @pytest.mark.parametrize(
@@ -103,6 +114,72 @@ def test_endpoints_beyond_the_bound_fold_into_other(tracked: Callable[..., Track
     assert hits(app) == {"/2": 2, "/1": 1, "/3": 2, "(unmatched)": 2, "(other)": 3}
     folded = [visit.path for visit in tracker._storage.visits(99) if visit.endpoint == "(other)"]
     assert folded == ["/6", "/5", "/4"]
+
+
+@pytest.mark.parametrize("endpoint", ["route", lambda environ: environ["wsgi_tracker.endpoint"]])
+def test_application_that_raises_has_named_its_endpoint(
+    endpoint: Any, tracked: Callable[..., Any], tmp_path: Path
+) -> None:
+    def app(environ: Any, start_response: Any) -> Any:
+        environ["wsgi_tracker.endpoint"] = "/boxes/{id}"
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        serve(tracked(app, endpoint=endpoint), environ("/boxes/7"))
+
+    visit = only_visit(tmp_path)
+    assert (visit["endpoint"], visit["path"], visit["status"]) == ("/boxes/{id}", "/boxes/7", 500)
+
+
+@pytest.mark.parametrize(
+    "named",
+    [
+        pytest.param("/größe/{id}", id="text"),
+        pytest.param("/größe/{id}".encode().decode("latin-1"), id="as environ spells it"),
+    ],
+)
+def test_application_may_spell_an_endpoint_as_text_or_as_environ_does(
+    named: str, asked: Asked
+) -> None:
+    """Text was read as latin-1, and stored with U+FFFD."""
+
+    def app(environ: Any, start_response: Any) -> Any:
+        environ["wsgi_tracker.endpoint"] = named
+        return hello(environ, start_response)
+
+    assert asked(app, "/7")["endpoint"] == "/größe/{id}"
+
+
+def test_routing_arguments_are_spelled_in_any_script() -> None:
+    path = "/größe/süß".encode().decode("latin-1")
+    environ = {"PATH_INFO": path, "SCRIPT_NAME": "/übung".encode().decode("latin-1")}
+
+    for value in ("süß", "süß".encode().decode("latin-1")):
+        environ["wsgiorg.routing_args"] = ((), {"kind": value})  # type: ignore[assignment]
+        assert route_template(environ) == "/übung/größe/{kind}"
+
+
+def test_unmatched_by_one_application_may_be_matched_by_the_next() -> None:
+    environ = {"SCRIPT_NAME": "/shop"}
+
+    for template in (None, "boxes/{id}", None, "/other"):
+        name_endpoint(environ, template)
+
+    assert route_template(environ) == "/shop/boxes/{id}"
+
+
+def test_frameworks_are_imported_by_their_own_module_alone() -> None:
+    code = (
+        "import sys, wsgi_tracker, wsgi_tracker.integrations;"
+        "print({name.partition('.')[0] for name in sys.modules}"
+        " & {'django', 'pyramid', 'falcon', 'asgiref'})"
+    )
+
+    imported = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+    )
+
+    assert imported.stdout == "set()\n"
 
 
 @pytest.mark.parametrize("value", [0, -1, 1.5, True, None, "9"])

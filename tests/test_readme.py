@@ -113,6 +113,16 @@ def test_every_choice_is_documented() -> None:
             assert f"`{choice}`" in README
 
 
+@pytest.mark.parametrize("framework", ["Django", "Pyramid", "Falcon"])
+def test_line_for_routes_is_in_the_example(framework: str) -> None:
+    """And examples run, in a test of their own."""
+    lines = {name: line for name, line, _ in table("routes of")}
+    line = lines[framework].strip("`").removeprefix("MIDDLEWARE = ")
+    example = (ROOT / "examples" / f"{framework.lower()}_app.py").read_text()
+
+    assert re.sub(r"(?<=\[)wsgi_tracker\.\w+\.\w+\.|, \.\.\.", "", line) in example
+
+
 def test_columns_of_view_are_documented(tmp_path: Path) -> None:
     import sqlite3
 

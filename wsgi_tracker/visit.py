@@ -102,10 +102,12 @@ class Fragments:
         (method, host, script_name, path_info), endpoint, status = key
         path = text((script_name or "") + (path_info or ""), MAX_PATH) or "/"
         code = int(status[:3]) if status[:3].isdecimal() else 0
-        if endpoint is None:
-            endpoint = UNMATCHED if code == 404 and self._folds_not_found else path
+        if endpoint is not None:
+            endpoint = text(endpoint, MAX_PATH, "strict") or UNMATCHED
+        elif code == 404 and self._folds_not_found:
+            endpoint = UNMATCHED
         else:
-            endpoint = text(endpoint, MAX_PATH) or UNMATCHED
+            endpoint = path
         return ",".join(
             (
                 f'"method":{quote(method if method in METHODS else OTHER_METHOD)}',
@@ -147,18 +149,19 @@ def encode_error(error: str) -> str:
     return f',"error":{quote(text(error, MAX_NAME))}'
 
 
-def text(value: str, length: int) -> str:
+def text(value: str, length: int, broken: str = "replace") -> str:
     """Return what ``value`` says, at most ``length`` characters, fit to be stored.
 
     WSGI strings are bytes decoded as latin-1 (PEP 3333): read again as UTF-8, broken sequences
-    replaced. NUL ends a string in C and in SQLite's functions, so it is replaced too.
+    replaced; ``"strict"`` takes a value that has any for text. NUL ends a string in C and in
+    SQLite's functions, so it is replaced too.
     """
     # Cut first, or a client could make us convert 100 kB: UTF-8 needs at most 4 bytes.
     value = value[: length * 4]
     if not value.isascii():
         try:
-            value = value.encode("latin-1").decode("utf-8", "replace")
-        except UnicodeEncodeError:  # already text: from an application, or a careless server
+            value = value.encode("latin-1").decode("utf-8", broken)
+        except UnicodeError:  # already text: from an application, or a careless server
             value = value.encode("utf-8", "replace").decode()
     return value[:length].replace("\0", "\ufffd")
 
