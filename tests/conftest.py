@@ -57,9 +57,11 @@ def asked(tracked: Callable[..., Tracker], tmp_path: Path) -> Callable[..., dict
     """Send one request to a tracked application, and return its visit."""
     from calls import environ, lines, serve
 
-    def ask(app: Any, path: str, method: str = "GET", **more: Any) -> dict[str, Any]:
+    def ask(
+        app: Any, path: str, method: str = "GET", *, collapse_ids: bool = False, **more: Any
+    ) -> dict[str, Any]:
         with suppress(ZeroDivisionError):  # what broken views raise
-            serve(tracked(app), environ(path, method, **more))
+            serve(tracked(app, collapse_ids=collapse_ids), environ(path, method, **more))
         return lines(tmp_path)[-1]
 
     return ask

@@ -7,6 +7,7 @@ the response, so it is read in ``start_response``.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -18,6 +19,13 @@ if TYPE_CHECKING:
 EXPLICIT = "wsgi_tracker.endpoint"
 UNMATCHED = "(unmatched)"
 OTHER = "(other)"
+
+# A whole segment, or one before extensions that begin with a letter: 1.0 is a version.
+_ID = re.compile(
+    r"(?<=/)(?:(?P<uuid>[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})|(?P<int>[0-9]+)"
+    r"|(?P<hex>[0-9a-f]{16,}))(?=(?:\.[a-z][a-z0-9]*)*(?:/|\Z))",
+    re.ASCII | re.IGNORECASE,
+)
 
 EndpointFinder: TypeAlias = "Callable[[WSGIEnvironment], str | None]"
 
@@ -60,6 +68,11 @@ def name_endpoint(environ: WSGIEnvironment, template: str | None) -> None:
         else:
             slash = "" if template.startswith("/") else "/"
             environ[EXPLICIT] = _mounted(environ, slash + template)
+
+
+def collapse_ids(path: str) -> str:
+    """Put ``<int>``, ``<uuid>`` and ``<hex>`` (16 digits or more) in place of ids in a path."""
+    return _ID.sub(lambda found: f"<{found.lastgroup}>", path)
 
 
 def _path_itself(environ: WSGIEnvironment) -> str | None:

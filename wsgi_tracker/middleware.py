@@ -47,7 +47,8 @@ class Tracker:
     whatever fails later is logged, counted, and never noticed by the application.
 
     ``token`` is what ``Authorization: Bearer`` must carry, one or several; by default those in
-    ``$WSGI_TRACKER_TOKEN``. ``endpoint`` is ``"route"``, ``"path"`` or a callable on environ.
+    ``$WSGI_TRACKER_TOKEN``. ``endpoint`` is ``"route"``, ``"path"`` or a callable on environ; with
+    ``collapse_ids``, an endpoint that is a path has ``<int>``, ``<uuid>``, ``<hex>`` for its ids.
     ``trusted_proxies`` are addresses, networks, or ``"unix"``. Visits older than
     ``retention_days`` are deleted, hourly, by a process that ingests. With ``ingest=False`` this
     process only records, and another, or the next report, moves visits to the database. With ``fsync`` a
@@ -63,6 +64,7 @@ class Tracker:
         require_token: bool | None = None,
         prefix: str = "/api/tracking",
         endpoint: str | EndpointFinder = "route",
+        collapse_ids: bool = False,
         trusted_proxies: Iterable[str] = (),
         max_endpoints: int = 10_000,
         retention_days: int | None = None,
@@ -74,6 +76,7 @@ class Tracker:
             raise ConfigurationError(f"app is a WSGI application, given {app!r}")
         _check_positive("max_endpoints", max_endpoints)
         _check_positive("max_spool_bytes", max_spool_bytes)
+        _check_flag("collapse_ids", collapse_ids)
         _check_flag("ingest", ingest)
         _check_flag("fsync", fsync)
         if retention_days is not None:
@@ -83,6 +86,8 @@ class Tracker:
         self._ingest = ingest
         self._has_ingest_thread = ingest and _threads_run()
         find_endpoint, folds_not_found = endpoint_finder(endpoint)
+        if collapse_ids and callable(endpoint):
+            raise ConfigurationError("collapse_ids is for paths; a callable names no path")
         auth = Auth(token, require_token)
 
         path = database_path(database)
@@ -106,7 +111,7 @@ class Tracker:
         self._recorder = Recorder(
             find_endpoint,
             proxied_client if visitors.trusts_proxies else client_of,
-            Fragments(visitors, folds_not_found=folds_not_found),
+            Fragments(visitors, folds_not_found=folds_not_found, collapses_ids=collapse_ids),
             self._spool,
         )
         self._api = Api(

@@ -14,7 +14,7 @@ from json.encoder import encode_basestring_ascii as quote
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
-from .endpoints import UNMATCHED
+from .endpoints import UNMATCHED, collapse_ids
 from .visitors import Visitors
 
 if TYPE_CHECKING:
@@ -91,9 +91,10 @@ class Fragments:
     line; ``client`` by what ``client_of`` or ``proxied_client`` read; ``referer`` by its header.
     """
 
-    def __init__(self, visitors: Visitors, *, folds_not_found: bool) -> None:
+    def __init__(self, visitors: Visitors, *, folds_not_found: bool, collapses_ids: bool) -> None:
         self._visitors = visitors
         self._folds_not_found = folds_not_found
+        self._collapses_ids = collapses_ids
         self.place = _Memo(self._place, capacity_bytes=16 << 20)
         self.client = _Memo(self._client, capacity_bytes=32 << 20)
         self.referer = _Memo(_referer, capacity_bytes=8 << 20)
@@ -106,6 +107,10 @@ class Fragments:
             endpoint = text(endpoint, MAX_PATH, "strict") or UNMATCHED
         elif code == 404 and self._folds_not_found:
             endpoint = UNMATCHED
+        elif self._collapses_ids:
+            # Where the application is mounted is no id. A placeholder may be longer than one.
+            prefix = text(script_name or "", MAX_PATH)
+            endpoint = (prefix + collapse_ids(path[len(prefix) :]))[:MAX_PATH]
         else:
             endpoint = path
         return ",".join(
