@@ -213,4 +213,6 @@ def test_resolver_that_knows_no_route_leaves_the_path(asked: Asked) -> None:
 
     app = django_handler([Resolver()], [NAMING])
 
-    assert asked(app, "/anything")["endpoint"] == "/anything"
+    visit = asked(app, "/anything")
+
+    assert (visit["status"], visit["endpoint"]) == (200, "/anything")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,7 @@ class Moved:
 class Own:
     def on_get(self, request: Any, response: Any) -> None:
         request.env[EXPLICIT] = "/named/by/the/resource"
+        response.status = HTTPStatus.ACCEPTED
 
 
 def sink(request: Any, response: Any, rest: str) -> None:
@@ -136,7 +138,9 @@ def test_handlers_of_errors_change_no_endpoint(asked: Asked) -> None:
 
 
 def test_name_that_a_resource_gives_itself_stays(asked: Asked) -> None:
-    assert asked(shop(), "/own")["endpoint"] == "/named/by/the/resource"
+    visit = asked(shop(), "/own")
+
+    assert (visit["status"], visit["endpoint"]) == (202, "/named/by/the/resource")
 
 
 class Guard:

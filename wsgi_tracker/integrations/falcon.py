@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from falcon import code_to_http_status
+
 from ..endpoints import name_endpoint
 
 if TYPE_CHECKING:
@@ -26,7 +28,7 @@ class EndpointMiddleware:
             if resource is None and not req_succeeded:
                 name_endpoint(req.env, None)
         # Falcon's router does not look at methods; it finds a responder that says 405.
-        elif resp.status_code == 405:
+        elif code_to_http_status(resp.status).startswith("405"):
             name_endpoint(req.env, None)
         else:
             name_endpoint(req.env, req.uri_template)
