@@ -1,4 +1,4 @@
-"""A Django project in one file under Tracker.
+"""A Django project in one file under Tracker; endpoints are its routes.
 
 $ pip install wsgi-tracker gunicorn django
 $ gunicorn --chdir examples django_app:application
@@ -14,7 +14,12 @@ from wsgi_tracker import Tracker
 BOXES = {1: "small", 2: "large"}
 
 if not settings.configured:
-    settings.configure(ROOT_URLCONF=__name__, ALLOWED_HOSTS=["*"], SECRET_KEY="an example's own")
+    settings.configure(
+        ROOT_URLCONF=__name__,
+        ALLOWED_HOSTS=["*"],
+        SECRET_KEY="an example's own",
+        MIDDLEWARE=["wsgi_tracker.integrations.django.EndpointMiddleware"],
+    )
 
 
 def boxes(request):

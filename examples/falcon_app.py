@@ -1,4 +1,4 @@
-"""A Falcon application under Tracker.
+"""A Falcon application under Tracker; endpoints are its templates.
 
 $ pip install wsgi-tracker gunicorn falcon
 $ gunicorn --chdir examples falcon_app:app
@@ -7,6 +7,7 @@ $ gunicorn --chdir examples falcon_app:app
 import falcon
 
 from wsgi_tracker import Tracker
+from wsgi_tracker.integrations.falcon import EndpointMiddleware
 
 BOXES = {1: "small", 2: "large"}
 
@@ -23,7 +24,7 @@ class Box:
         response.media = {"box": BOXES[box_id]}
 
 
-shop = falcon.App()
+shop = falcon.App(middleware=[EndpointMiddleware()])
 shop.add_route("/boxes", Boxes())
 shop.add_route("/boxes/{box_id:int}", Box())
 

@@ -1,4 +1,4 @@
-"""A Pyramid application under Tracker.
+"""A Pyramid application under Tracker; endpoints are its patterns.
 
 $ pip install wsgi-tracker gunicorn pyramid
 $ gunicorn --chdir examples pyramid_app:app
@@ -24,6 +24,7 @@ def box(request):
 
 
 with Configurator() as config:
+    config.include("wsgi_tracker.integrations.pyramid")
     config.add_route("boxes", "/boxes")
     config.add_route("box", "/boxes/{box_id}")
     config.add_view(boxes, route_name="boxes", renderer="json")

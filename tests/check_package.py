@@ -20,6 +20,7 @@ def main() -> None:
     assert "site-packages" in str(package), f"tested is the checkout: {package}"
     assert package.joinpath("py.typed").is_file()
     assert package.joinpath("storage/schema.sql").is_file()
+    assert package.joinpath("integrations/django.py").is_file()
     assert installed.version == wsgi_tracker.__version__
     assert not any(str(file).startswith("tests") for file in installed.files or ())
 

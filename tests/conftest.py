@@ -3,6 +3,7 @@ from __future__ import annotations
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,21 @@ def tracked(tmp_path: Path) -> Iterator[Callable[..., Tracker]]:
     yield make
     for tracker in trackers:
         tracker.close()
+
+
+@pytest.fixture
+def asked(tracked: Callable[..., Tracker], tmp_path: Path) -> Callable[..., dict[str, Any]]:
+    """Send one request to a tracked application, and return its visit."""
+    from calls import environ, lines, serve
+
+    def ask(
+        app: Any, path: str, method: str = "GET", *, collapse_ids: bool = False, **more: Any
+    ) -> dict[str, Any]:
+        with suppress(ZeroDivisionError):  # what broken views raise
+            serve(tracked(app, collapse_ids=collapse_ids), environ(path, method, **more))
+        return lines(tmp_path)[-1]
+
+    return ask
 
 
 @pytest.fixture(params=[pytest.param("", id="root"), pytest.param("/mounted", id="mounted")])

@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import webtest
+from calls import environ, only_visit, serve
 
 from wsgi_tracker import Tracker
-from wsgi_tracker.endpoints import endpoint_finder, route_template
+from wsgi_tracker.endpoints import collapse_ids, endpoint_finder, name_endpoint, route_template
 from wsgi_tracker.errors import ConfigurationError
+from wsgi_tracker.visit import MAX_PATH
 
+Asked = Callable[..., dict[str, Any]]
 Client = Callable[..., webtest.TestApp]
+
+
+def hello(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
+    found = not environ["PATH_INFO"].startswith("/missing")
+    start_response("200 OK" if found else "404 Not Found", [("Content-Type", "text/plain")])
+    return [b"hello"]
 
 
 @pytest.mark.parametrize(
@@ -103,6 +115,168 @@ def test_endpoints_beyond_the_bound_fold_into_other(tracked: Callable[..., Track
     assert hits(app) == {"/2": 2, "/1": 1, "/3": 2, "(unmatched)": 2, "(other)": 3}
     folded = [visit.path for visit in tracker._storage.visits(99) if visit.endpoint == "(other)"]
     assert folded == ["/6", "/5", "/4"]
+
+
+UUID = "0f8fad5b-d9cb-469f-a165-70867728950e"
+
+
+@pytest.mark.parametrize(
+    ("path", "collapsed"),
+    [
+        pytest.param("/boxes/7", "/boxes/<int>", id="number"),
+        pytest.param("/7/007", "/<int>/<int>", id="segment after segment"),
+        pytest.param(f"/boxes/{UUID}", "/boxes/<uuid>", id="UUID"),
+        pytest.param(f"/boxes/{UUID.upper()}/", "/boxes/<uuid>/", id="UUID in upper case"),
+        pytest.param("/0123456789abcdef", "/<hex>", id="16 digits"),
+        pytest.param("/0123456789abcde", "/0123456789abcde", id="15 digits"),
+        pytest.param(f"/{UUID.replace('-', '')}", "/<hex>", id="UUID without hyphens"),
+        pytest.param("/" + "1" * 40, "/<int>", id="long number"),
+        pytest.param("/boxes/7/edit/", "/boxes/<int>/edit/", id="slash at the end"),
+        pytest.param("//7//", "//<int>//", id="empty segments"),
+        pytest.param("/bills/7.pdf", "/bills/<int>.pdf", id="extension"),
+        pytest.param("/7.tar.gz", "/<int>.tar.gz", id="two extensions"),
+        pytest.param("/api/1.0/7", "/api/1.0/<int>", id="version"),
+        pytest.param("/v2/box7/7a", "/v2/box7/7a", id="number within a word"),
+        pytest.param("/2025-08-13", "/2025-08-13", id="date"),
+        pytest.param("/-7", "/-7", id="sign"),
+        pytest.param(f"/{UUID}x", f"/{UUID}x", id="longer than a UUID"),
+        pytest.param("/\u0667", "/\u0667", id="digit of another script"),
+        pytest.param("/7\n", "/7\n", id="line's end"),
+        pytest.param("/", "/", id="root"),
+        pytest.param("7", "7", id="no path"),
+    ],
+)
+def test_ids_become_placeholders(path: str, collapsed: str) -> None:
+    assert collapse_ids(path) == collapsed
+
+
+def test_path_that_is_the_endpoint_loses_its_ids_and_is_kept(asked: Asked) -> None:
+    visit = asked(hello, "/boxes/7", collapse_ids=True)
+
+    assert (visit["endpoint"], visit["path"]) == ("/boxes/<int>", "/boxes/7")
+
+
+def test_place_where_an_application_is_mounted_is_no_id(asked: Asked) -> None:
+    visit = asked(
+        hello, "/größe/7".encode().decode("latin-1"), collapse_ids=True, SCRIPT_NAME="/2025"
+    )
+
+    assert (visit["endpoint"], visit["path"]) == ("/2025/größe/<int>", "/2025/größe/7")
+
+
+def test_collapsed_path_is_no_longer_than_any(asked: Asked) -> None:
+    endpoint = asked(hello, "/1" * 2000, collapse_ids=True)["endpoint"]
+
+    assert endpoint == ("/<int>" * 2000)[:MAX_PATH]
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "path", "expected"),
+    [
+        pytest.param("route", "/missing/7", "(unmatched)", id="not found"),
+        pytest.param("path", "/missing/7", "/missing/<int>", id="not found, but paths"),
+        pytest.param("route", "/own/7", "/named/7", id="named by the application"),
+    ],
+)
+def test_only_paths_lose_their_ids(
+    endpoint: str, path: str, expected: str, tracked: Callable[..., Any], tmp_path: Path
+) -> None:
+    def app(environ: Any, start_response: Any) -> Any:
+        if environ["PATH_INFO"] == "/own/7":
+            environ["wsgi_tracker.endpoint"] = "/named/7"
+        return hello(environ, start_response)
+
+    serve(tracked(app, endpoint=endpoint, collapse_ids=True), environ(path))
+
+    assert only_visit(tmp_path)["endpoint"] == expected
+
+
+def test_ids_stay_where_nobody_asked(asked: Asked) -> None:
+    assert asked(hello, "/boxes/7")["endpoint"] == "/boxes/7"
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        pytest.param({"collapse_ids": 1}, "collapse_ids is True or False", id="no flag"),
+        pytest.param(
+            {"collapse_ids": True, "endpoint": lambda environ: None},
+            "a callable names no path",
+            id="callable",
+        ),
+    ],
+)
+def test_collapsing_that_cannot_work_is_refused(
+    options: dict[str, Any], says: str, tracked: Callable[..., Any]
+) -> None:
+    with pytest.raises(ConfigurationError, match=says):
+        tracked(**options)
+
+
+@pytest.mark.parametrize("endpoint", ["route", lambda environ: environ["wsgi_tracker.endpoint"]])
+def test_application_that_raises_has_named_its_endpoint(
+    endpoint: Any, tracked: Callable[..., Any], tmp_path: Path
+) -> None:
+    def app(environ: Any, start_response: Any) -> Any:
+        environ["wsgi_tracker.endpoint"] = "/boxes/{id}"
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        serve(tracked(app, endpoint=endpoint), environ("/boxes/7"))
+
+    visit = only_visit(tmp_path)
+    assert (visit["endpoint"], visit["path"], visit["status"]) == ("/boxes/{id}", "/boxes/7", 500)
+
+
+@pytest.mark.parametrize(
+    "named",
+    [
+        pytest.param("/größe/{id}", id="text"),
+        pytest.param("/größe/{id}".encode().decode("latin-1"), id="as environ spells it"),
+    ],
+)
+def test_application_may_spell_an_endpoint_as_text_or_as_environ_does(
+    named: str, asked: Asked
+) -> None:
+    """Text was read as latin-1, and stored with U+FFFD."""
+
+    def app(environ: Any, start_response: Any) -> Any:
+        environ["wsgi_tracker.endpoint"] = named
+        return hello(environ, start_response)
+
+    assert asked(app, "/7")["endpoint"] == "/größe/{id}"
+
+
+def test_routing_arguments_are_spelled_in_any_script() -> None:
+    path = "/größe/süß".encode().decode("latin-1")
+    environ = {"PATH_INFO": path, "SCRIPT_NAME": "/übung".encode().decode("latin-1")}
+
+    for value in ("süß", "süß".encode().decode("latin-1")):
+        environ["wsgiorg.routing_args"] = ((), {"kind": value})  # type: ignore[assignment]
+        assert route_template(environ) == "/übung/größe/{kind}"
+
+
+def test_unmatched_by_one_application_may_be_matched_by_the_next() -> None:
+    environ = {"SCRIPT_NAME": "/shop"}
+
+    for template in (None, "boxes/{id}", None, "/other"):
+        name_endpoint(environ, template)
+
+    assert route_template(environ) == "/shop/boxes/{id}"
+
+
+def test_frameworks_are_imported_by_their_own_module_alone() -> None:
+    code = (
+        "import sys, wsgi_tracker, wsgi_tracker.integrations;"
+        "print({name.partition('.')[0] for name in sys.modules}"
+        " & {'django', 'pyramid', 'falcon', 'asgiref'})"
+    )
+
+    imported = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+    )
+
+    assert imported.stdout == "set()\n"
 
 
 @pytest.mark.parametrize("value", [0, -1, 1.5, True, None, "9"])

@@ -17,10 +17,10 @@ EXAMPLES = Path(__file__).parent.parent / "examples"
     [
         pytest.param("plain_wsgi", "/boxes/small", "/boxes/{name}", id="plain"),
         pytest.param("flask_app", "/boxes/1", "/boxes/<int:box_id>", id="flask"),
-        pytest.param("django_app", "/boxes/1", "/boxes/1", id="django"),
-        pytest.param("pyramid_app", "/boxes/1", "/boxes/1", id="pyramid"),
+        pytest.param("django_app", "/boxes/1", "/boxes/<int:box_id>", id="django"),
+        pytest.param("pyramid_app", "/boxes/1", "/boxes/{box_id}", id="pyramid"),
         pytest.param("bottle_app", "/boxes/1", "/boxes/<box_id:int>", id="bottle"),
-        pytest.param("falcon_app", "/boxes/1", "/boxes/1", id="falcon"),
+        pytest.param("falcon_app", "/boxes/1", "/boxes/{box_id:int}", id="falcon"),
     ],
 )
 def test_example_runs_and_its_visits_are_reported(

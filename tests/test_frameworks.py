@@ -48,26 +48,13 @@ def flask_app() -> Any:
 
 
 def django_app() -> Any:
-    from django.conf import settings
-    from django.core.handlers.wsgi import WSGIHandler
     from django.http import FileResponse, HttpResponse, HttpResponseRedirect, StreamingHttpResponse
     from django.urls import path
     from django.views.decorators.csrf import csrf_exempt
     from django.views.decorators.http import require_safe
+    from djangosite import COMMON, django_handler
 
-    if not settings.configured:
-        import django
-
-        settings.configure(
-            ROOT_URLCONF=__name__,
-            ALLOWED_HOSTS=["*"],
-            SECRET_KEY="a test's own",
-            LOGGING_CONFIG=None,
-            MIDDLEWARE=["django.middleware.common.CommonMiddleware"],
-        )
-        django.setup()
-    global urlpatterns
-    urlpatterns = [
+    patterns = [
         path(
             "boxes/<int:box_id>/",
             require_safe(lambda request, box_id: HttpResponse(f"box {box_id}")),
@@ -85,10 +72,7 @@ def django_app() -> Any:
         path("größe", lambda request: HttpResponse("groß")),
         path("broken", lambda request: 1 / 0),
     ]
-    return WSGIHandler()
-
-
-urlpatterns: list[Any] = []
+    return django_handler(patterns, COMMON)
 
 
 def pyramid_app() -> Any:

@@ -11,6 +11,7 @@ PACKAGE = Path(wsgi_tracker.__file__).parent
 # From what knows nothing of the rest to what assembles it; a module imports what stands before it.
 ORDER = """
     errors options process mounts addresses exclusions visitors endpoints visit period reports
+    integrations integrations.django integrations.falcon integrations.pyramid
     storage storage.faults storage.lines storage.pool storage.schema storage.migrations
     storage.intake storage.purge storage.sqlite
     secret identity segments batches rejected hostlock spool recorder retention ingest forget ingest_thread health observation query auth api middleware

@@ -16,6 +16,7 @@ import webtest
 
 from wsgi_tracker import Tracker
 from wsgi_tracker.query import HEALTH, STATS, SUMMARY, TRENDS, VISITS, Choice
+from wsgi_tracker.visit import METHODS
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -111,6 +112,23 @@ def test_every_choice_is_documented() -> None:
     for parameter in (*STATS, *SUMMARY, *TRENDS):
         for choice in parameter.choices:
             assert f"`{choice}`" in README
+
+
+@pytest.mark.parametrize("framework", ["Django", "Pyramid", "Falcon"])
+def test_line_for_routes_is_in_the_example(framework: str) -> None:
+    """And examples run, in a test of their own."""
+    lines = {name: line for name, line, _ in table("routes of")}
+    line = lines[framework].strip("`").removeprefix("MIDDLEWARE = ")
+    example = (ROOT / "examples" / f"{framework.lower()}_app.py").read_text()
+
+    assert re.sub(r"(?<=\[)wsgi_tracker\.\w+\.\w+\.|, \.\.\.", "", line) in example
+
+
+def test_methods_that_are_kept_are_documented() -> None:
+    paragraph = README[README.index("The method is the one") :].partition("\n\n")[0]
+    rfc_9110 = {"GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE"}
+
+    assert rfc_9110.union(re.findall(r"`([A-Z]+)`", paragraph)) == METHODS
 
 
 def test_columns_of_view_are_documented(tmp_path: Path) -> None:

@@ -1,11 +1,13 @@
 """Which endpoint a request belongs to: the framework's route template, else the path.
 
-Everything here reads what a framework leaves in ``environ``; nothing is imported from any.
-Werkzeug and Flask clear theirs after the response, so it is read in ``start_response``.
+Everything here reads what a framework leaves in ``environ``; nothing is imported from any, and for
+those that leave nothing ``integrations`` names the endpoint. Werkzeug and Flask clear theirs after
+the response, so it is read in ``start_response``.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -17,6 +19,13 @@ if TYPE_CHECKING:
 EXPLICIT = "wsgi_tracker.endpoint"
 UNMATCHED = "(unmatched)"
 OTHER = "(other)"
+
+# A whole segment, or one before extensions that begin with a letter: 1.0 is a version.
+_ID = re.compile(
+    r"(?<=/)(?:(?P<uuid>[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})|(?P<int>[0-9]+)"
+    r"|(?P<hex>[0-9a-f]{16,}))(?=(?:\.[a-z][a-z0-9]*)*(?:/|\Z))",
+    re.ASCII | re.IGNORECASE,
+)
 
 EndpointFinder: TypeAlias = "Callable[[WSGIEnvironment], str | None]"
 
@@ -48,6 +57,24 @@ def route_template(environ: WSGIEnvironment) -> str | None:
     return None
 
 
+def name_endpoint(environ: WSGIEnvironment, template: str | None) -> None:
+    """Name the endpoint of a request for an integration, with the prefix it is mounted under.
+
+    ``None`` says that no route matched. What the application named itself stays.
+    """
+    if environ.get(EXPLICIT) in (None, UNMATCHED):
+        if template is None:
+            environ[EXPLICIT] = UNMATCHED
+        else:
+            slash = "" if template.startswith("/") else "/"
+            environ[EXPLICIT] = _mounted(environ, slash + template)
+
+
+def collapse_ids(path: str) -> str:
+    """Put ``<int>``, ``<uuid>`` and ``<hex>`` (16 digits or more) in place of ids in a path."""
+    return _ID.sub(lambda found: f"<{found.lastgroup}>", path)
+
+
 def _path_itself(environ: WSGIEnvironment) -> str | None:
     return None
 
@@ -77,11 +104,11 @@ def _bottle(environ: WSGIEnvironment) -> str:
 def _routing_args(environ: WSGIEnvironment) -> str:
     """Put names back in place of values: ``wsgiorg.routing_args`` holds values, no template."""
     positional, named = environ["wsgiorg.routing_args"]
-    path = environ.get("PATH_INFO", "")
+    path = _text(environ.get("PATH_INFO", ""))
     # Routes puts the names of its handlers beside the arguments; they stand in many paths.
     handlers = ("controller", "action")
-    values = [(str(value), name) for name, value in named.items() if name not in handlers]
-    values += [(str(value), str(place)) for place, value in enumerate(positional)]
+    values = [(_text(str(value)), name) for name, value in named.items() if name not in handlers]
+    values += [(_text(str(value)), str(place)) for place, value in enumerate(positional)]
     # Longest first, so that a value cannot be replaced within a longer one.
     for value, name in sorted(values, key=lambda pair: -len(pair[0])):
         path = _replace_segments(path, value, "{" + name + "}")
@@ -100,4 +127,17 @@ def _replace_segments(path: str, value: str, name: str) -> str:
 
 def _mounted(environ: WSGIEnvironment, rule: str) -> str:
     script: str = environ.get("SCRIPT_NAME", "")
-    return script + rule
+    return _text(script).rstrip("/") + rule
+
+
+def _text(value: str) -> str:
+    """Return what a string of environ says: UTF-8 read as latin-1 (PEP 3333), or text already.
+
+    Templates are text, and so is the ``SCRIPT_NAME`` that Django puts back.
+    """
+    if value.isascii():
+        return value
+    try:
+        return value.encode("latin-1").decode()
+    except UnicodeError:
+        return value

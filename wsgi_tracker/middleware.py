@@ -32,6 +32,7 @@ from .secret import Secret
 from .segments import make_folder
 from .spool import Spool
 from .storage import database_path, open_storage
+from .visit import Fragments
 from .visitors import Visitors
 
 if TYPE_CHECKING:
@@ -52,7 +53,8 @@ class Tracker:
     whatever fails later is logged, counted, and never noticed by the application.
 
     ``token`` is what ``Authorization: Bearer`` must carry, one or several; by default those in
-    ``$WSGI_TRACKER_TOKEN``. ``endpoint`` is ``"route"``, ``"path"`` or a callable on environ.
+    ``$WSGI_TRACKER_TOKEN``. ``endpoint`` is ``"route"``, ``"path"`` or a callable on environ; with
+    ``collapse_ids``, an endpoint that is a path has ``<int>``, ``<uuid>``, ``<hex>`` for its ids.
     ``trusted_proxies`` are addresses, networks, or ``"unix"``. Visits older than
     ``retention_days`` are deleted, hourly, by a process that ingests. With ``ingest=False`` this
     process only records, and another, or the next report, moves visits to the database. With ``fsync`` a
@@ -68,6 +70,7 @@ class Tracker:
         require_token: bool | None = None,
         prefix: str = "/api/tracking",
         endpoint: str | EndpointFinder = "route",
+        collapse_ids: bool = False,
         user: str | UserFinder | None = None,
         exclude: Iterable[Rule] = (),
         trusted_proxies: Iterable[str] = (),
@@ -86,11 +89,14 @@ class Tracker:
         check_positive("max_endpoints", max_endpoints)
         check_positive("max_spool_bytes", max_spool_bytes)
         check_positive("retention_days", 1 if retention_days is None else retention_days)
+        check_flag("collapse_ids", collapse_ids)
         check_flag("ingest", ingest)
         check_flag("fsync", fsync)
         check_flag("honor_privacy_signals", honor_privacy_signals)
         check_identity(identity, secret)
         find_endpoint, folds_not_found = endpoint_finder(endpoint)
+        if collapse_ids and callable(endpoint):
+            raise ConfigurationError("collapse_ids is for paths; a callable names no path")
         auth = Auth(token, require_token)
 
         self._app = app
@@ -120,8 +126,8 @@ class Tracker:
         self._recorder = Recorder(
             self._spool,
             visitors,
+            Fragments(visitors, folds_not_found=folds_not_found, collapses_ids=collapse_ids),
             find_endpoint,
-            folds_not_found=folds_not_found,
             exclusions=Exclusions(exclude),
             user=user_finder(user),
             daily=identity == DAILY,

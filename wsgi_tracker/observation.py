@@ -87,11 +87,14 @@ class Observation:
             self._known_length = None  # of the answer that this one replaces
         self.status = status
         self.headers = headers
+        self._find_endpoint()
+        return self._write
+
+    def _find_endpoint(self) -> None:
         try:
             self.endpoint = self._recorder.find_endpoint(self.environ)
         except Exception as fault:  # the visit counts under its path
             self._recorder.report(fault)
-        return self._write
 
     def _write(self, data: bytes) -> object:
         self._sends(data)
@@ -189,6 +192,8 @@ class Observation:
         if not self.recorded:
             if not self.bytes_sent:
                 self.status = RAISED
+            if not hasattr(self, "headers"):  # start_response was not called
+                self._find_endpoint()
             self.complete(encode_error(type(error).__name__))
 
 

@@ -54,9 +54,9 @@ class Recorder:
         self,
         spool: Spool,
         visitors: Visitors,
+        fragments: Fragments,
         find_endpoint: EndpointFinder,
         *,
-        folds_not_found: bool = True,
         exclusions: Exclusions | None = None,
         user: UserFinder | None = None,
         daily: bool = False,
@@ -69,7 +69,6 @@ class Recorder:
         self._completes = user is not None or daily
         headers = ALL_HEADERS if self._completes else visitors.headers
         self.client_of, self.incomplete_client = client_reader(headers)
-        fragments = Fragments(visitors, folds_not_found=folds_not_found)
         self._place = fragments.place
         self._client = fragments.client
         self._referer = fragments.referer

@@ -14,7 +14,7 @@ from json.encoder import encode_basestring_ascii as quote
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from .endpoints import UNMATCHED
+from .endpoints import UNMATCHED, collapse_ids
 from .visitors import Client, Visitors
 
 if TYPE_CHECKING:
@@ -97,9 +97,10 @@ class Fragments:
     line; ``client`` by the first fields of a :class:`Client`; ``referer`` by its header.
     """
 
-    def __init__(self, visitors: Visitors, *, folds_not_found: bool) -> None:
+    def __init__(self, visitors: Visitors, *, folds_not_found: bool, collapses_ids: bool) -> None:
         self._visitors = visitors
         self._folds_not_found = folds_not_found
+        self._collapses_ids = collapses_ids
         self.place = _Memo(self._place, capacity_bytes=16 << 20)
         self.client = _Memo(self._client, capacity_bytes=32 << 20)
         self.referer = _Memo(_referer, capacity_bytes=8 << 20)
@@ -108,10 +109,16 @@ class Fragments:
         (method, host, script_name, path_info), endpoint, status = key
         path = path_of(script_name, path_info)
         code = int(status[:3]) if status[:3].isdecimal() else 0
-        if endpoint is None:
-            endpoint = UNMATCHED if code == 404 and self._folds_not_found else path
+        if endpoint is not None:
+            endpoint = text(endpoint, MAX_PATH, "strict") or UNMATCHED
+        elif code == 404 and self._folds_not_found:
+            endpoint = UNMATCHED
+        elif self._collapses_ids:
+            # Where the application is mounted is no id. A placeholder may be longer than one.
+            prefix = text(script_name or "", MAX_PATH)
+            endpoint = (prefix + collapse_ids(path[len(prefix) :]))[:MAX_PATH]
         else:
-            endpoint = text(endpoint, MAX_PATH) or UNMATCHED
+            endpoint = path
         return ",".join(
             (
                 f'"method":{quote(method if method in METHODS else OTHER_METHOD)}',
@@ -157,18 +164,19 @@ def encode_error(error: str) -> str:
     return f',"error":{quote(text(error))}'
 
 
-def text(value: str, length: int = MAX_NAME) -> str:
+def text(value: str, length: int = MAX_NAME, broken: str = "replace") -> str:
     """Return what ``value`` says, at most ``length`` characters, fit to be stored.
 
     WSGI strings are bytes decoded as latin-1 (PEP 3333): read again as UTF-8, broken sequences
-    replaced. NUL ends a string in C and in SQLite's functions, so it is replaced too.
+    replaced; ``"strict"`` takes a value that has any for text. NUL ends a string in C and in
+    SQLite's functions, so it is replaced too.
     """
     # Cut first, or a client could make us convert 100 kB: UTF-8 needs at most 4 bytes.
     value = value[: length * 4]
     if not value.isascii():
         try:
-            value = value.encode("latin-1").decode("utf-8", "replace")
-        except UnicodeEncodeError:  # already text: from an application, or a careless server
+            value = value.encode("latin-1").decode("utf-8", broken)
+        except UnicodeError:  # already text: from an application, or a careless server
             value = value.encode("utf-8", "replace").decode()
     return value[:length].replace("\0", "\ufffd")
 
