@@ -72,6 +72,23 @@ def tracker_without_ingest(folder: Path) -> Target:
     return tracker(folder, ingest=False)
 
 
+def tracker_with_all(folder: Path) -> Target:
+    """Turn on every option that costs a request anything."""
+    app = Tracker(
+        common.plain_app,
+        folder / "visits.db",
+        require_token=False,
+        user="REMOTE_USER",
+        exclude=("/static/*", "OPTIONS", "192.0.2.0/24", lambda environ: False),
+        trusted_proxies=("127.0.0.1", "10.0.0.0/8"),
+        collapse_ids=True,
+        ip_addresses="truncated",
+        identity="daily",
+        honor_privacy_signals=True,
+    )
+    return Target(app, lambda: recorded_by(app))
+
+
 def recorded_by(app: Tracker) -> int:
     """Ask the API until nothing is queued."""
     deadline = time.monotonic() + PATIENCE_SECONDS
@@ -143,6 +160,7 @@ TARGETS: dict[str, Callable[[Path], Target]] = {
     "bare": bare,
     "tracker": tracker,
     "tracker, ingest=False": tracker_without_ingest,
+    "tracker, all options": tracker_with_all,
     "prometheus": prometheus,
     "opentelemetry": opentelemetry,
 }

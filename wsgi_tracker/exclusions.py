@@ -9,7 +9,6 @@ import ipaddress
 import re
 from collections.abc import Callable, Iterable
 from fnmatch import translate
-from functools import lru_cache
 from typing import TYPE_CHECKING, TypeAlias
 
 from .addresses import Network, is_within
@@ -18,16 +17,14 @@ from .errors import ConfigurationError
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
 
-REMEMBERED = 4096
-
 Rule: TypeAlias = "str | Callable[[WSGIEnvironment], object]"
 
 
 class Exclusions:
-    """Rules of ``exclude``, any of which excludes a request; false where there are none.
+    """Rules of ``exclude``, any of which excludes a request.
 
     A path glob begins with a slash or an asterisk, and its ``*`` matches slashes, too; then there
-    are methods, addresses and networks, and callables on environ. Safe to share between threads.
+    are methods, addresses and networks, and callables on environ.
     """
 
     def __init__(self, rules: Iterable[Rule] = ()) -> None:
@@ -35,13 +32,13 @@ class Exclusions:
             raise ConfigurationError(
                 f"exclude is a list of rules, as ('/static/*',); given {rules!r}"
             )
-        self._callables: list[Callable[[WSGIEnvironment], object]] = []
+        self.callables: list[Callable[[WSGIEnvironment], object]] = []
         self._methods: set[str] = set()
         self._networks: list[Network] = []
         globs: list[str] = []
         for rule in rules:
             if callable(rule):
-                self._callables.append(rule)
+                self.callables.append(rule)
             elif isinstance(rule, str) and rule.startswith(("/", "*")):
                 globs.append(rule)
             elif isinstance(rule, str) and re.fullmatch("[A-Z]+", rule):
@@ -49,28 +46,14 @@ class Exclusions:
             else:
                 self._networks.append(_network(rule))
         self._paths = re.compile("|".join(map(translate, globs))) if globs else None
-        self.excludes_place = lru_cache(REMEMBERED)(self._excludes_place)
-        self.excludes_address = lru_cache(REMEMBERED)(self._excludes_address)
 
-    def __bool__(self) -> bool:
-        return bool(self._callables or self._methods or self._networks or self._paths)
-
-    @property
-    def has_networks(self) -> bool:
-        """Whether an address can be excluded."""
-        return bool(self._networks)
-
-    def _excludes_place(self, method: str, path: str) -> bool:
-        """Return whether a request with this method, or of this path, is excluded."""
+    def excludes_place(self, method: str, path: str) -> bool:
+        """Return whether requests with this method, or of this path, are excluded."""
         return method in self._methods or bool(self._paths and self._paths.match(path))
 
-    def _excludes_address(self, address: str) -> bool:
+    def excludes_address(self, address: str) -> bool:
         """Return whether requests of a client with this address are excluded."""
-        return is_within(address, self._networks)
-
-    def excludes(self, environ: WSGIEnvironment) -> bool:
-        """Ask the callables; what one of them raises comes out."""
-        return any(decide(environ) for decide in self._callables)
+        return bool(self._networks) and is_within(address, self._networks)
 
 
 def _network(rule: object) -> Network:

@@ -123,12 +123,16 @@ class Tracker:
         retention.declare()
         self._ingester = Ingester(self._storage, folder, durable=fsync, on_wake=self._spool.tend)
         self._ingest_thread = IngestThread(self._ingester, retention, folder, max_spool_bytes)
+        exclusions = Exclusions(exclude)
+        fragments = Fragments(
+            visitors, exclusions, folds_not_found=folds_not_found, collapses_ids=collapse_ids
+        )
         self._recorder = Recorder(
             self._spool,
             visitors,
-            Fragments(visitors, folds_not_found=folds_not_found, collapses_ids=collapse_ids),
+            fragments,
+            exclusions,
             find_endpoint,
-            exclusions=Exclusions(exclude),
             user=user_finder(user),
             daily=identity == DAILY,
         )

@@ -15,7 +15,7 @@ from .exclusions import Exclusions
 from .period import DAY
 from .process import watch_forks
 from .spool import Spool
-from .visit import Fragments, client_reader, path_of, text
+from .visit import Fragments, client_reader, text
 from .visitors import ALL_HEADERS, Client, Visitors
 
 if TYPE_CHECKING:
@@ -55,20 +55,21 @@ class Recorder:
         spool: Spool,
         visitors: Visitors,
         fragments: Fragments,
+        exclusions: Exclusions,
         find_endpoint: EndpointFinder,
         *,
-        exclusions: Exclusions | None = None,
         user: UserFinder | None = None,
         daily: bool = False,
     ) -> None:
         self.find_endpoint = find_endpoint
         self._visitors = visitors
-        self._exclusions = exclusions or None
+        self._excludes = exclusions.callables
         self._user = user
         self._daily = daily
         self._completes = user is not None or daily
         headers = ALL_HEADERS if self._completes else visitors.headers
         self.client_of, self.incomplete_client = client_reader(headers)
+        self._fragments = fragments
         self._place = fragments.place
         self._client = fragments.client
         self._referer = fragments.referer
@@ -96,37 +97,32 @@ class Recorder:
             # A forked child may go on with its parent's requests: those are the parent's.
             if started < self._process_began:
                 return
-            wanted = seen.environ.get(RECORD)
-            if (wanted is not None or self._exclusions is not None) and self._ignores(seen, wanted):
-                self._spool.ignore()
-                return
-            client = self._completed(seen) if self._completes else seen.client
             duration = str((perf_counter_ns() - started) // 1000)
+            place_key = seen.place, seen.endpoint, seen.status
+            client_key = self._completed(seen) if self._completes else seen.client
+            place, client = self._place[place_key], self._client[client_key]
+            if not (place and client) or self._excludes or RECORD in seen.environ:
+                if self._ignores(seen.environ, excluded=not (place and client)):
+                    self._spool.ignore()
+                    return
+                place = place or self._fragments.encode_place(place_key)
+                client = client or self._fragments.encode_client(client_key)
             self._append(
                 f'{{"timestamp":{seen.timestamp_ns // 1000},'
-                f"{self._place[seen.place, seen.endpoint, seen.status]},"
+                f"{place},"
                 f'"duration_us":{duration},"first_byte_us":{seen.first_byte_us or duration},'
-                f'"bytes_sent":{bytes_sent},{self._client[client]}'
+                f'"bytes_sent":{bytes_sent},{client}'
                 f"{self._referer[seen.referer]}{error}}}\n".encode()
             )
         except Exception as fault:
             self.fault(fault)
 
-    def _ignores(self, seen: Seen, wanted: object) -> bool:
+    def _ignores(self, environ: WSGIEnvironment, *, excluded: bool) -> bool:
+        wanted = environ.get(RECORD)
         if wanted is not None:
             return not wanted
-        rules = self._exclusions
-        if rules is None:
-            return False
-        method, _, script_name, path_info = seen.place
-        if rules.excludes_place(method or "", path_of(script_name, path_info)):
-            return True
-        if rules.has_networks:
-            address = self._visitors.address(Client(*seen.client))  # type: ignore[arg-type]
-            if rules.excludes_address(address):
-                return True
         try:
-            return rules.excludes(seen.environ)
+            return excluded or any(excludes(environ) for excludes in self._excludes)
         except Exception as fault:  # what nobody has excluded is recorded
             self.report(fault)
             return False

@@ -15,6 +15,7 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from .endpoints import UNMATCHED, collapse_ids
+from .exclusions import Exclusions
 from .visitors import Client, Visitors
 
 if TYPE_CHECKING:
@@ -61,6 +62,7 @@ class Visit:
         return json.dumps(asdict(self), separators=(",", ":")).encode() + b"\n"
 
 
+PlaceKey: TypeAlias = "tuple[tuple[str | None, ...], str | None, str]"
 ClientReader: TypeAlias = "Callable[[WSGIEnvironment], tuple[str | None, ...]]"
 FIELDS = tuple(field.name for field in fields(Visit))
 
@@ -94,18 +96,33 @@ class Fragments:
     """The parts of a line that come again, encoded once; safe to share between threads.
 
     ``place`` is asked by what ``place_of`` read, the endpoint that was found, and the status
-    line; ``client`` by the first fields of a :class:`Client`; ``referer`` by its header.
+    line; ``client`` by the first fields of a :class:`Client`; ``referer`` by its header. The first
+    two are empty where a rule excludes the request; ``encode_place`` and ``encode_client`` are not.
     """
 
-    def __init__(self, visitors: Visitors, *, folds_not_found: bool, collapses_ids: bool) -> None:
+    def __init__(
+        self,
+        visitors: Visitors,
+        exclusions: Exclusions,
+        *,
+        folds_not_found: bool,
+        collapses_ids: bool,
+    ) -> None:
         self._visitors = visitors
+        self._exclusions = exclusions
         self._folds_not_found = folds_not_found
         self._collapses_ids = collapses_ids
         self.place = _Memo(self._place, capacity_bytes=16 << 20)
         self.client = _Memo(self._client, capacity_bytes=32 << 20)
         self.referer = _Memo(_referer, capacity_bytes=8 << 20)
 
-    def _place(self, key: tuple[tuple[str | None, ...], str | None, str]) -> str:
+    def _place(self, key: PlaceKey) -> str:
+        (method, _, script_name, path_info), _, _ = key
+        excluded = self._exclusions.excludes_place(method or "", path_of(script_name, path_info))
+        return "" if excluded else self.encode_place(key)
+
+    def encode_place(self, key: PlaceKey) -> str:
+        """Encode what was asked for, and how it ended."""
         (method, host, script_name, path_info), endpoint, status = key
         path = path_of(script_name, path_info)
         code = int(status[:3]) if status[:3].isdecimal() else 0
@@ -130,6 +147,11 @@ class Fragments:
         )
 
     def _client(self, key: tuple[Any, ...]) -> str:
+        excluded = self._exclusions.excludes_address(self._visitors.address(Client(*key)))
+        return "" if excluded else self.encode_client(key)
+
+    def encode_client(self, key: tuple[Any, ...]) -> str:
+        """Encode who asked."""
         client = Client(*key)
         address = text(self._visitors.address(client))
         agent = text(client.user_agent or "", MAX_USER_AGENT)
