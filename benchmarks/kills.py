@@ -46,6 +46,18 @@ CLIENTS = 6
 GROUP_EVERY = 10
 REPORT_PAUSE_SECONDS = 0.02
 FAULTS = ("lost", "twice", "foreign", "late", "troubles")
+COLUMNS = {
+    "server": "server",
+    "kills": "kills",
+    "groups": "of all processes",
+    "answered": "answered",
+    "lost": "lost",
+    "twice": "twice",
+    "foreign": "foreign",
+    "reports": "reports",
+    "late": "late",
+    "besides": "stored, not answered",
+}
 TROUBLE = re.compile("Traceback|locked")
 
 
@@ -95,14 +107,11 @@ def run(wanted: int, only: str = "") -> Iterator[dict[str, Any]]:
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
     """Return the table of all servers."""
-    heads = ["server", "kills", "of all processes", "answered", "lost", "twice", "foreign"]
-    heads += ["reports", "late", "stored, not answered"]
-    keys = ["server", "kills", "groups", "answered", "lost", "twice", "foreign"]
-    keys += ["reports", "late", "besides"]
-    return common.table(heads, [[format_(row[key]) for key in keys] for row in rows])
+    cells = [[figure(row[key]) for key in COLUMNS] for row in rows]
+    return common.table(list(COLUMNS.values()), cells)
 
 
-def format_(value: object) -> str:
+def figure(value: object) -> str:
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
