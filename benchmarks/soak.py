@@ -45,7 +45,10 @@ def run(requests: int) -> Iterator[dict[str, Any]]:
             text=True,
         )
         try:
-            yield from watch(server, folder, requests)
+            for sample in watch(server, folder, requests):
+                yield sample
+                if load.poll() is not None:
+                    raise RuntimeError("the load has ended")
         finally:
             load.send_signal(signal.SIGINT)  # it then says what was answered
             output, _ = load.communicate(timeout=60)
