@@ -102,12 +102,13 @@ class Server:
         self._listening.set()
 
     def workers(self) -> list[int]:
-        """Return the process ids of the workers."""
+        """Return the process ids of the workers that live."""
         pid = self.process.pid
         try:
-            return [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+            children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
         except OSError:
             return []
+        return [child for child in map(int, children) if _lives(child)]
 
     def stop(self, signum: signal.Signals = signal.SIGTERM) -> int:
         """End it as an operator would; return its exit status."""
@@ -145,6 +146,15 @@ def gunicorn(
         python_path=python_path,
         environ=environ,
     )
+
+
+def _lives(pid: int) -> bool:
+    """Say whether a process runs; a master may take a second to notice that a worker does not."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state != "Z"
 
 
 def free_port() -> int:

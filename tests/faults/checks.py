@@ -1,14 +1,15 @@
-"""What must hold after any fault, and how to find, and kill, the process that ingests."""
+"""What must hold after any fault, and how to find, and kill, a worker or the process that ingests."""
 
 from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import sqlite3
 import time
 from collections import Counter
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
@@ -90,9 +91,20 @@ def _total(answer: Answer) -> tuple[int, int]:
     return json.loads(answer.body)["total_hits"], int(answer.headers["x-worker"])
 
 
+def kill_a_worker(server: Server, chance: random.Random) -> bool:
+    """Kill one of the workers; False if there is none."""
+    workers = server.workers()
+    return bool(workers) and _kill(chance.choice(workers))
+
+
 def kill_who_ingests(server: Server, folder: Path) -> bool:
+    """Kill the worker that ingests at this moment; False if none does."""
     holder = ingesting(folder)
-    if holder not in server.workers():
-        return False
-    os.kill(holder, signal.SIGKILL)
-    return True
+    return holder is not None and holder in server.workers() and _kill(holder)
+
+
+def _kill(pid: int) -> bool:
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+        return True
+    return False

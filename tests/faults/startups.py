@@ -11,13 +11,22 @@ import os
 import pwd
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
+import servers
 from needs import require
 from servers import Server
 
 HERE = Path(__file__).parent
+GUNICORN_WORKERS = 4
+WORKER_CLASSES = {
+    "sync": [],
+    "gthread": ["--threads", "4"],
+    "gevent": [],
+}
 APACHE_MODULES = Path("/usr/lib/apache2/modules")
 APACHE_CONFIGURATION = """\
 ServerName localhost
@@ -37,6 +46,30 @@ Require all granted
 </Directory>
 """
 APACHE_USER = "www-data"
+
+
+@contextmanager
+def reachable_folder() -> Iterator[Path]:
+    """Make a folder that other users can reach, for as long as it is needed."""
+    with tempfile.TemporaryDirectory(prefix="wsgi-tracker-") as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
+def gunicorn(*options: str, workers: int = GUNICORN_WORKERS) -> Callable[[Path], Server]:
+    """Start a gunicorn with ``options``; it has this Python, and needs no copies."""
+
+    def start(folder: Path) -> Server:
+        return servers.gunicorn(
+            "faultapp:tracked()",
+            folder=folder,
+            # gunicorn's gevent workers do not hear a SIGTERM that comes while they start.
+            options=["--workers", str(workers), "--graceful-timeout", "3", *options],
+            python_path=[HERE],
+            environ=_environ(folder),
+        )
+
+    return start
 
 
 def waitress(folder: Path) -> Server:
@@ -125,6 +158,17 @@ def mod_wsgi(mpm: str, *directives: str) -> Callable[[Path], Server]:
     return start
 
 
+def mod_wsgi_daemons(folder: Path) -> Server:
+    """Start an Apache whose two daemons run the application."""
+    daemons = ["WSGIDaemonProcess own processes=2 threads=4", "WSGIProcessGroup own"]
+    return mod_wsgi("event", *daemons)(folder)
+
+
+def mod_wsgi_embedded(folder: Path) -> Server:
+    """Start an Apache that runs the application in its own processes."""
+    return mod_wsgi("prefork", "StartServers 2", "MaxRequestWorkers 3")(folder)
+
+
 def _apache_user(folder: Path) -> Sequence[str]:
     """Give the folder to whom Apache's processes are, where it may not be us."""
     if os.getuid():
@@ -153,5 +197,10 @@ def _server(folder: Path, command: Sequence[str], *, listening: str) -> Server:
         listening=listening,
         folder=folder,
         python_path=[packages],
-        environ={"FAULTS_DATABASE": str(folder / "visits.db"), "PYTHONDEVMODE": ""},
+        environ=_environ(folder),
     )
+
+
+def _environ(folder: Path) -> dict[str, str]:
+    # Development mode would only make the servers slower here.
+    return {"FAULTS_DATABASE": str(folder / "visits.db"), "PYTHONDEVMODE": ""}

@@ -9,14 +9,15 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
+import startups
 from checks import (
     PATIENCE_SECONDS,
     check,
     is_clean,
+    kill_a_worker,
     kill_who_ingests,
     needs_proc,
     stored,
@@ -25,14 +26,9 @@ from checks import (
 from load import Connection, Load
 from locks import ingesting
 from servers import Server, get, gunicorn, report
+from startups import GUNICORN_WORKERS, WORKER_CLASSES
 
-WORKERS = 4
 REQUESTS = 400
-WORKER_CLASSES = {
-    "sync": [],
-    "gthread": ["--threads", "4"],
-    "gevent": [],
-}
 MATRIX = [
     pytest.param(
         ["--worker-class", name, *options, *(["--preload"] if preload else [])],
@@ -46,18 +42,7 @@ Start = Callable[[list[str]], Server]
 
 @pytest.fixture
 def start(tmp_path: Path) -> Start:
-    def make(options: list[str]) -> Server:
-        return gunicorn(
-            "faultapp:tracked()",
-            folder=tmp_path,
-            # gunicorn's gevent workers do not hear a SIGTERM that comes while they start.
-            options=["--workers", str(WORKERS), "--graceful-timeout", "3", *options],
-            python_path=[Path(__file__).parent],
-            # Development mode would only make the servers slower here.
-            environ={"FAULTS_DATABASE": str(tmp_path / "visits.db"), "PYTHONDEVMODE": ""},
-        )
-
-    return make
+    return lambda options: startups.gunicorn(*options)(tmp_path)
 
 
 @pytest.mark.parametrize("options", MATRIX)
@@ -74,7 +59,7 @@ def test_every_answered_request_is_reported_at_once(
             reported = summary(server.port)[0]
             assert answered <= reported <= REQUESTS
         load.finish()
-        totals = [summary(server.port)[0] for _ in range(2 * WORKERS)]
+        totals = [summary(server.port)[0] for _ in range(2 * GUNICORN_WORKERS)]
 
     assert totals == [REQUESTS] * len(totals)
     assert load.answered == set(range(REQUESTS))
@@ -108,7 +93,7 @@ def test_every_worker_reports_what_the_others_have_answered(
     paused: list[int] = []
     with start(options) as server:
         try:
-            while len(paused) < WORKERS:
+            while len(paused) < GUNICORN_WORKERS:
                 with Connection(server.port) as connection:
                     connection.get(f"/t/{len(paused)}", ["Connection: close"])
                 total, worker = summary(server.port)
@@ -123,17 +108,7 @@ def test_every_worker_reports_what_the_others_have_answered(
 
     assert sorted(paused) == sorted(workers)
     assert is_clean(server.log)
-    assert stored(tmp_path) == Counter(range(WORKERS))
-
-
-def kill_a_worker(server: Server, chance: random.Random) -> bool:
-    workers = server.workers()
-    if not workers:
-        return False
-    with suppress(ProcessLookupError):
-        os.kill(chance.choice(workers), signal.SIGKILL)
-        return True
-    return False
+    assert stored(tmp_path) == Counter(range(GUNICORN_WORKERS))
 
 
 @needs_proc

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import sqlite3
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
@@ -27,16 +25,8 @@ UWSGI = [
     pytest.param(startups.uwsgi("--threads", "2", "--lazy-apps"), id="uwsgi, threads, lazy"),
 ]
 MOD_WSGI = [
-    pytest.param(
-        startups.mod_wsgi(
-            "event", "WSGIDaemonProcess own processes=2 threads=4", "WSGIProcessGroup own"
-        ),
-        id="mod_wsgi, daemons",
-    ),
-    pytest.param(
-        startups.mod_wsgi("prefork", "StartServers 2", "MaxRequestWorkers 3"),
-        id="mod_wsgi, embedded",
-    ),
+    pytest.param(startups.mod_wsgi_daemons, id="mod_wsgi, daemons"),
+    pytest.param(startups.mod_wsgi_embedded, id="mod_wsgi, embedded"),
 ]
 DEVELOPMENT = [
     pytest.param(startups.wsgiref, id="wsgiref"),
@@ -48,11 +38,9 @@ ALL = [pytest.param(startups.waitress, id="waitress"), *UWSGI, *MOD_WSGI, *DEVEL
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    """Make a folder that other users can reach, as pytest's own is not."""
-    path = Path(tempfile.mkdtemp(prefix="wsgi-tracker-"))
-    path.chmod(0o755)
-    yield path
-    shutil.rmtree(path)
+    """Give a folder that other users can reach, as pytest's own is not."""
+    with startups.reachable_folder() as path:
+        yield path
 
 
 @pytest.mark.parametrize("start", ALL)
