@@ -15,7 +15,8 @@ import pytest
 import webtest
 from calls import environ, lines, only_visit, serve
 
-from wsgi_tracker import Tracker, open_storage
+from wsgi_tracker import Tracker
+from wsgi_tracker.__main__ import main
 from wsgi_tracker.errors import ConfigurationError, StorageError
 from wsgi_tracker.secret import DailySecret
 
@@ -205,13 +206,18 @@ def test_application_that_would_count_otherwise_is_refused(
     tracked(**first)
 
 
-def test_identity_can_be_changed_for_all(tracked: Tracked, tmp_path: Path) -> None:
-    tracked(identity="daily").close()
-    storage = open_storage(tmp_path / "visits.db")
-    storage.configure({"identity": "permanent"})
-    storage.close()
+def test_command_changes_what_all_agree_on(
+    tracked: Tracked, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tracked(identity="daily", secret=GIVEN).close()
+    database = str(tmp_path / "visits.db")
 
-    tracked()
+    assert main(["configure", database]) == 0
+    assert "no change" in capsys.readouterr().out
+    assert main(["configure", database, "--identity", "permanent", "--forget-secret"]) == 0
+    assert "restart every process" in capsys.readouterr().out
+
+    tracked(secret=GIVEN + "s")
 
 
 def test_database_that_is_locked_is_not_compared(

@@ -55,7 +55,11 @@ class Tracker:
     ``token`` is what ``Authorization: Bearer`` must carry, one or several; by default those in
     ``$WSGI_TRACKER_TOKEN``. ``endpoint`` is ``"route"``, ``"path"`` or a callable on environ; with
     ``collapse_ids``, an endpoint that is a path has ``<int>``, ``<uuid>``, ``<hex>`` for its ids.
-    ``trusted_proxies`` are addresses, networks, or ``"unix"``. Visits older than
+    ``user`` is a key of environ, or a callable on it, that names who asks. ``exclude`` holds path
+    globs, methods, addresses, networks and callables. ``trusted_proxies`` are addresses, networks,
+    or ``"unix"``. ``ip_addresses`` is ``"full"``, ``"truncated"`` or ``"none"``; ``identity`` is
+    ``"permanent"`` or ``"daily"``, under a random secret or one that ``secret`` derives; with
+    ``honor_privacy_signals``, who sends one is counted as a hit alone. Visits older than
     ``retention_days`` are deleted, hourly, by a process that ingests. With ``ingest=False`` this
     process only records, and another, or the next report, moves visits to the database. With ``fsync`` a
     response ends only when its visit would survive a power cut, too.

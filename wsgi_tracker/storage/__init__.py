@@ -90,8 +90,8 @@ class Storage(Protocol):
     def declare(self, settings: Mapping[str, str]) -> Mapping[str, str]:
         """Keep each of these settings that has no value yet; return the values that hold."""
 
-    def configure(self, settings: Mapping[str, str]) -> None:
-        """Change these settings, for every application that comes after."""
+    def configure(self, settings: Mapping[str, str | None]) -> None:
+        """Change these settings, for every application that comes after; ``None`` forgets one."""
 
     def stats(self, start: int) -> list[EndpointStats]:
         """Return one row per endpoint and method, most hits first."""

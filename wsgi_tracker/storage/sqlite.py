@@ -195,10 +195,13 @@ class SQLiteStorage:
             connection.executemany(KEEP_SETTING, known.items())
         return known
 
-    def configure(self, settings: Mapping[str, str]) -> None:
+    def configure(self, settings: Mapping[str, str | None]) -> None:
         """See :meth:`wsgi_tracker.storage.Storage.configure`."""
+        kept = {name: value for name, value in settings.items() if value is not None}
+        forgotten = [(name,) for name in settings if name not in kept]
         with self._write() as connection:
-            connection.executemany(KEEP_SETTING, settings.items())
+            connection.executemany(KEEP_SETTING, kept.items())
+            connection.executemany("DELETE FROM settings WHERE name = ?", forgotten)
 
     def stats(self, start: int) -> list[EndpointStats]:
         """See :meth:`wsgi_tracker.storage.Storage.stats`."""
