@@ -10,9 +10,9 @@ import wsgi_tracker
 PACKAGE = Path(wsgi_tracker.__file__).parent
 # From what knows nothing of the rest to what assembles it; a module imports what stands before it.
 ORDER = """
-    errors process mounts visitors endpoints visit period reports
+    errors process mounts visitors endpoints visit agents period reports
     storage storage.faults storage.lines storage.pool storage.schema storage.migrations
-    storage.intake storage.purge storage.sqlite
+    storage.intake storage.purge storage.classes storage.sqlite
     secret segments rejected hostlock spool retention ingest health observation query auth api middleware
     __init__ demo __main__
 """.split()

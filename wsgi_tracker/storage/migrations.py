@@ -50,6 +50,13 @@ BEGIN
     UPDATE visits SET id = NEW.id WHERE id = (SELECT max(id) FROM visits);
 END""",
     ),
+    2: (
+        *(
+            f"ALTER TABLE user_agents ADD COLUMN {column} TEXT"
+            for column in ("class", "rule", "browser", "system", "device")
+        ),
+        "CREATE INDEX user_agents_undecided ON user_agents (id) WHERE class IS NULL",
+    ),
 }
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ..errors import StorageError
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 
 def make_file(database: Path) -> None:

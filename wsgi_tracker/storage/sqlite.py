@@ -9,17 +9,28 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
+from ..agents import NO_CLASSES, ClassFilter, Classify, data_version, load_classifier
 from ..errors import ConfigurationError, StorageError, logger
 from ..period import DAY, HOUR, Granularity, bucket_start
 from ..reports import EndpointStats, Summary, TrendBucket
 from ..visit import FIELDS, Visit
 from . import ReadBatch, StorageFacts
+from .classes import (
+    Reclassification,
+    class_condition,
+    class_value,
+    decide,
+    read_data_version,
+    read_undecided,
+    store,
+)
 from .faults import explain, is_passing, storage_errors
 from .intake import CREATE_BATCH, forget_segments, read_positions, store_batch
 from .migrations import migrate
 from .pool import ConnectionPool, PooledConnection, inode
 from .purge import (
     FOR_EVER,
+    Phase,
     begin_purge,
     first_shown,
     keeps_for_ever,
@@ -43,17 +54,18 @@ BUSY_TIMEOUT_SECONDS = 0.5
 # Workers that start together wait for the one that makes the schema; a request does not.
 START_PATIENCE_SECONDS = 10.0
 FORGET_EVERY_SECONDS = 3600.0
+REST_SECONDS = 0.2  # for user agents beyond those that a batch's transaction has time for
 
 STATS = """
 SELECT endpoint, method, hits, users, first, last FROM (
     SELECT endpoint_id, count(*) AS hits, count(DISTINCT user_id) AS users,
         min(timestamp) AS first, max(timestamp) AS last
-    FROM visits WHERE timestamp >= ? GROUP BY endpoint_id
+    FROM visits WHERE timestamp >= ? AND {only} GROUP BY endpoint_id
 ) JOIN endpoints ON endpoints.id = endpoint_id
 ORDER BY hits DESC, endpoint, method"""
 SUMMARY = """
 SELECT count(*), count(DISTINCT endpoint), count(DISTINCT user_id), min(timestamp), max(timestamp)
-FROM visits JOIN endpoints ON endpoints.id = endpoint_id WHERE timestamp >= ?"""
+FROM visits JOIN endpoints ON endpoints.id = endpoint_id WHERE timestamp >= ? AND {only}"""
 BUCKETS = {
     Granularity.HOUR: f"timestamp / {HOUR}",
     Granularity.DAY: f"timestamp / {DAY}",
@@ -62,13 +74,13 @@ BUCKETS = {
 }
 TRENDS = """
 SELECT min(timestamp), count(*), count(DISTINCT user_id), count(DISTINCT endpoint)
-FROM visits JOIN endpoints ON endpoints.id = endpoint_id WHERE timestamp >= ?
+FROM visits JOIN endpoints ON endpoints.id = endpoint_id WHERE timestamp >= ? AND {only}
 GROUP BY {bucket} ORDER BY 1 DESC"""
 VISITS = f"""
 SELECT timestamp_us, {", ".join(FIELDS[1:]).replace("path", "nullif(path, endpoint)")}
 FROM user_visits
 WHERE id IN (
-    SELECT id FROM visits WHERE timestamp >= ? ORDER BY timestamp DESC, id DESC LIMIT ?)
+    SELECT id FROM visits WHERE timestamp >= ? AND {{only}} ORDER BY timestamp DESC, id DESC LIMIT ?)
 ORDER BY timestamp_us DESC, id DESC"""
 # The address only where it is that of all of them.
 NEWEST = """
@@ -99,6 +111,7 @@ class SQLiteStorage:
         self._pool = ConnectionPool(database, self._connect)
         self._inode: tuple[int, int] | None = None
         self._forget_at = 0.0
+        self._classify: Classify | None = None
         self._try()
         self._patience_seconds = BUSY_TIMEOUT_SECONDS
 
@@ -130,10 +143,35 @@ class SQLiteStorage:
                 batch = read(read_positions(connection, segments))
                 rejected = store_batch(connection, batch, self._max_endpoints)
                 self._forget_segments(connection)
+                self._decide(connection)
             if not self._pool.is_current(connection):
                 self._inode = NO_FILE  # its number may be given to the new one
                 raise StorageError(f"{self.database} was deleted or replaced meanwhile")
+            self._decide_rest(connection)
         return rejected
+
+    def _decide(self, connection: sqlite3.Connection) -> None:
+        if self._classify is not None:
+            decided = decide(read_undecided(connection), self._classify)
+            store(connection, decided, data_version() or "")
+
+    def _decide_rest(self, connection: sqlite3.Connection) -> None:
+        """Decide what there was no time for, or nothing to decide by, as it is loaded only now.
+
+        Others may write meanwhile.
+        """
+        if data_version() is None or not read_undecided(connection):
+            return
+        self._classify = self._classify or load_classifier()
+        deadline = time.monotonic() + REST_SECONDS
+        # The batch is stored, whatever happens here; the next one does what is left over.
+        with suppress(sqlite3.Error, StorageError):
+            while self._classify and time.monotonic() < deadline:
+                decided = decide(read_undecided(connection), self._classify)
+                if not decided:
+                    break
+                with transaction(connection):
+                    store(connection, decided, data_version() or "")
 
     def _forget_segments(self, connection: sqlite3.Connection) -> None:
         now = time.monotonic()
@@ -157,6 +195,7 @@ class SQLiteStorage:
                 ingested.get("ingesting_pid"),
                 self._size_bytes(),
                 schema_version(connection),
+                read_data_version(connection),
                 *connection.execute(NEWEST, (first_shown(connection, 0),)).fetchone(),
             )
 
@@ -177,33 +216,42 @@ class SQLiteStorage:
             raise StorageError(f"{self.database} has no secret")
         return bytes(row[0])
 
-    def stats(self, start: int) -> list[EndpointStats]:
+    def stats(self, start: int, only: ClassFilter | None = None) -> list[EndpointStats]:
         """See :meth:`wsgi_tracker.storage.Storage.stats`."""
+        statement = STATS.format(only=class_condition(only))
         with self._read() as connection:
             start = first_shown(connection, start)
-            return [EndpointStats(*row) for row in connection.execute(STATS, (start,))]
+            rows = connection.execute(statement, (start, class_value(only)))
+            return [EndpointStats(*row) for row in rows]
 
-    def summary(self, start: int) -> Summary:
+    def summary(self, start: int, only: ClassFilter | None = None) -> Summary:
         """See :meth:`wsgi_tracker.storage.Storage.summary`."""
+        statement = SUMMARY.format(only=class_condition(only))
         with self._read() as connection:
             start = first_shown(connection, start)
-            return Summary(*connection.execute(SUMMARY, (start,)).fetchone())
+            return Summary(*connection.execute(statement, (start, class_value(only))).fetchone())
 
-    def trends(self, start: int, granularity: Granularity) -> list[TrendBucket]:
+    def trends(
+        self, start: int, granularity: Granularity, only: ClassFilter | None = None
+    ) -> list[TrendBucket]:
         """See :meth:`wsgi_tracker.storage.Storage.trends`."""
-        statement = TRENDS.format(bucket=BUCKETS[granularity])
+        statement = TRENDS.format(bucket=BUCKETS[granularity], only=class_condition(only))
         with self._read() as connection:
             start = first_shown(connection, start)
             return [
                 TrendBucket(granularity, bucket_start(granularity, first), hits, users, endpoints)
-                for first, hits, users, endpoints in connection.execute(statement, (start,))
+                for first, hits, users, endpoints in connection.execute(
+                    statement, (start, class_value(only))
+                )
             ]
 
-    def visits(self, limit: int) -> list[Visit]:
+    def visits(self, limit: int, only: ClassFilter | None = None) -> list[Visit]:
         """See :meth:`wsgi_tracker.storage.Storage.visits`."""
+        statement = VISITS.format(only=class_condition(only))
         with self._read() as connection:
             start = first_shown(connection, 0)
-            return [Visit(*row) for row in connection.execute(VISITS, (start, limit))]
+            rows = connection.execute(statement, (start, class_value(only), limit))
+            return [Visit(*row) for row in rows]
 
     def set_retention(self, days: int | None) -> None:
         """See :meth:`wsgi_tracker.storage.Storage.set_retention`."""
@@ -232,11 +280,22 @@ class SQLiteStorage:
     def purge(self, before: int | None = None) -> Iterator[None]:
         """See :meth:`wsgi_tracker.storage.Storage.purge`."""
         for phase in phases(before):
-            more = True
-            while more:
-                with storage_errors(self.database), self._pool.writer() as connection:
-                    more = phase(connection)
-                yield
+            yield from self._steps(phase)
+
+    def reclassify(self) -> Iterator[None]:
+        """See :meth:`wsgi_tracker.storage.Storage.reclassify`."""
+        classify, data = load_classifier(), data_version()
+        if classify is None or data is None:
+            raise ConfigurationError(f"user agents cannot be classified: {NO_CLASSES}")
+        yield from self._steps(Reclassification(classify, data))
+
+    def _steps(self, step: Phase) -> Iterator[None]:
+        """Take steps until one returns False; others may write in between."""
+        more = True
+        while more:
+            with storage_errors(self.database), self._pool.writer() as connection:
+                more = step(connection)
+            yield
 
     def close(self) -> None:
         """Close every connection; may be called twice, and used again afterwards."""
