@@ -376,7 +376,7 @@ def test_report_that_was_refused_once_leaves_no_problem_without_a_thread(
 def test_health_does_not_end_the_outage_of_reports(
     app: webtest.TestApp, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(start: int) -> None:
+    def refuse(start: int, only: object) -> None:
         raise StorageError("no connection")
 
     monkeypatch.setattr(app.app._storage, "summary", refuse)

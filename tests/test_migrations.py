@@ -15,6 +15,7 @@ import webtest
 from test_recount import count_stats, count_summary, count_trends
 
 from wsgi_tracker import Tracker, Visit, open_storage
+from wsgi_tracker.agents import ClassFilter
 from wsgi_tracker.errors import StorageError
 from wsgi_tracker.period import DAY, Granularity
 from wsgi_tracker.storage import Batch, Storage, migrations
@@ -103,6 +104,19 @@ def test_reports_are_the_same_before_and_after(version: int, tmp_path: Path) -> 
     assert sql(database, "SELECT * FROM user_visits ORDER BY id") == view
     assert sql(database, "SELECT * FROM counts") == [("recorded", 12)]
     assert sql(database, "PRAGMA user_version") == [(SCHEMA_VERSION,)]
+
+
+@pytest.mark.parametrize("version", EARLIER)
+def test_user_agents_of_before_get_their_class(version: int, tmp_path: Path) -> None:
+    make(tmp_path / "visits.db", version)
+    sql(tmp_path / "visits.db", "UPDATE user_agents SET user_agent = 'curl/8'")
+
+    with closing(open_storage(tmp_path / "visits.db")) as storage:
+        before = storage.summary(0, ClassFilter("unknown")).total_hits
+        ingest(storage)
+
+        assert before == 12
+        assert storage.summary(0, ClassFilter("tool")).total_hits == 12
 
 
 @pytest.mark.parametrize("version", EARLIER)

@@ -12,10 +12,10 @@ from wsgi_tracker import Tracker
 
 Client = Callable[..., webtest.TestApp]
 REPORTS = {
-    "stats": ["period"],
-    "summary": ["period"],
-    "trends": ["granularity", "period"],
-    "visits": ["limit"],
+    "stats": ["period", "class"],
+    "summary": ["period", "class"],
+    "trends": ["granularity", "period", "class"],
+    "visits": ["limit", "class"],
     "health": [],
 }
 BAD_VALUES = {
@@ -38,6 +38,10 @@ BAD_VALUES = {
     "real": "1.5",
     "too large": "1001",
     "huge": "9" * 5000,
+    "minus": "-",
+    "twice not": "--human",
+    "not all": "-all",
+    "several": "human,search",
     "markup": "%3Cscript%3E",
 }
 
@@ -90,6 +94,15 @@ def test_message_says_what_was_given_and_what_is_allowed(client: Client) -> None
     error = client().get("/api/tracking/stats?period=eon", status=400).json["error"]
 
     assert error["message"] == "period is one of day, week, month, year, all; given 'eon'"
+
+
+def test_message_lists_the_classes(client: Client) -> None:
+    error = client().get("/api/tracking/stats?class=bot", status=400).json["error"]
+
+    assert error["message"] == (
+        "class is one of all, human, search, ai_training, ai_assistant, feed, monitor, preview, "
+        "scanner, crawler, tool, empty, unknown, or all but one, as -human; given 'bot'"
+    )
 
 
 @pytest.mark.parametrize("limit", ["1", "50", "1000", "0050"])

@@ -122,7 +122,7 @@ class Api:
 
     def _stats(self, question: dict[str, Any], now: int, active: bool) -> dict[str, Any]:
         period = question["period"]
-        rows = self._storage.stats(window_start(PERIODS[period], now))
+        rows = self._storage.stats(window_start(PERIODS[period], now), question["class"])
         return {
             "stats": [row.as_json() for row in rows],
             "period": period,
@@ -132,13 +132,14 @@ class Api:
 
     def _summary(self, question: dict[str, Any], now: int, active: bool) -> dict[str, Any]:
         period = question["period"]
-        summary = self._storage.summary(window_start(PERIODS[period], now))
+        summary = self._storage.summary(window_start(PERIODS[period], now), question["class"])
         totals = {**summary.as_json(), "tracking_active": active}
         return {"period": period, **totals, **self._basis}
 
     def _trends(self, question: dict[str, Any], now: int, active: bool) -> dict[str, Any]:
         granularity, period = Granularity(question["granularity"]), question["period"]
-        buckets = self._storage.trends(window_start(TREND_PERIODS[period], now), granularity)
+        start = window_start(TREND_PERIODS[period], now)
+        buckets = self._storage.trends(start, granularity, question["class"])
         return {
             "trends": [bucket.as_json() for bucket in buckets],
             "granularity": granularity.value,
@@ -147,8 +148,8 @@ class Api:
         }
 
     def _visits(self, question: dict[str, Any], now: int, active: bool) -> dict[str, Any]:
-        visits = [visit_as_json(visit) for visit in self._storage.visits(question["limit"])]
-        return {"visits": visits, "count": len(visits)}
+        visits = self._storage.visits(question["limit"], question["class"])
+        return {"visits": [visit_as_json(visit) for visit in visits], "count": len(visits)}
 
     def _health(self, question: dict[str, Any], now: int, active: bool) -> dict[str, Any]:
         return self._check.look(now).as_json()

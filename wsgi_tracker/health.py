@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from .agents import NO_CLASSES, data_version
 from .errors import StorageError
 from .ingest import spool_errors
 from .ingest_thread import IngestThread
@@ -125,7 +126,7 @@ class HealthCheck:
                 spool = _add_queue(spool, folder, sizes, storage)
         return Health(
             self.problems(spool.oldest_timestamp, now) + problems,
-            [] if storage is None else _warnings(storage),
+            [] if storage is None else [*_address_warnings(storage), *_class_warnings(storage)],
             self._spool.writable,
             self._spool.counts,
             spool,
@@ -187,8 +188,21 @@ def _unread(segment: Segment, stored: Positions) -> tuple[int, int]:
     return max(position, segment.first), segment.end_of_lines()
 
 
-def _warnings(facts: StorageFacts) -> list[str]:
-    """Return what is probably not as it was meant."""
+def _class_warnings(facts: StorageFacts) -> list[str]:
+    """Return why user agents have no class, or one of other data than there is."""
+    data = data_version()
+    if data is None:
+        return [f"the class of new user agents stays unknown: {NO_CLASSES}"]
+    if facts.agents_data not in (None, data):
+        return [
+            f"user agents were classified by {facts.agents_data}, and {data} are installed: "
+            f"storage.reclassify() makes the old ones agree"
+        ]
+    return []
+
+
+def _address_warnings(facts: StorageFacts) -> list[str]:
+    """Return whether a proxy seems to stand for everybody."""
     address = facts.only_address
     if address is None or not _is_private(address):
         return []

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 from urllib.parse import parse_qsl
 
+from .agents import CLASSES, ClassFilter
 from .errors import QueryError
 from .period import PERIODS, TREND_PERIODS, Granularity
 
@@ -69,13 +70,36 @@ class Whole:
         )
 
 
-STATS = (Choice("period", tuple(PERIODS), "all"),)
-SUMMARY = (Choice("period", tuple(PERIODS), "all"),)
+@dataclass(frozen=True, slots=True)
+class ClassChoice:
+    """A class of user agents, or all but one, or all."""
+
+    name: str = "class"
+    choices: tuple[str, ...] = ("all", *CLASSES)
+    default: ClassFilter | None = None
+
+    def parse(self, value: str) -> ClassFilter | None:
+        """Return what to leave out; nothing for all."""
+        if value == "all":
+            return None
+        name = value.removeprefix("-")
+        if name not in CLASSES:
+            raise QueryError(
+                f"{self.name} is one of {', '.join(self.choices)}, or all but one, as -human; "
+                f"given {_shown(value)}",
+                self.name,
+            )
+        return ClassFilter(name, excluded=value != name)
+
+
+STATS = (Choice("period", tuple(PERIODS), "all"), ClassChoice())
+SUMMARY = (Choice("period", tuple(PERIODS), "all"), ClassChoice())
 TRENDS = (
     Choice("granularity", tuple(granularity.value for granularity in Granularity), "day"),
     Choice("period", tuple(TREND_PERIODS), "7d"),
+    ClassChoice(),
 )
-VISITS = (Whole("limit", 1, 1000, 50),)
+VISITS = (Whole("limit", 1, 1000, 50), ClassChoice())
 HEALTH: tuple[Parameter, ...] = ()
 
 

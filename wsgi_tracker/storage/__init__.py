@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, TypeAlias
 
+from ..agents import ClassFilter
 from ..errors import ConfigurationError
 from ..period import Granularity
 from ..reports import EndpointStats, Summary, TrendBucket
@@ -44,6 +45,7 @@ class StorageFacts:
 
     ``last_ingest`` is in microseconds since the epoch. ``newest_visits`` is how many of the newest
     visits were looked at; ``only_address`` is the one that all of them came from, if it is one.
+    ``agents_data`` names the data that classified the user agents, those that are newer excepted.
     """
 
     counts: Mapping[str, int]
@@ -52,6 +54,7 @@ class StorageFacts:
     ingesting_pid: int | None
     size_bytes: int
     schema: int
+    agents_data: str | None
     newest_visits: int
     newest_user_agents: int
     only_address: str | None
@@ -64,7 +67,7 @@ class Storage(Protocol):
     """Visits, and exact answers about them.
 
     Every method may raise :exc:`StorageError`. A window's ``start`` is in microseconds since the
-    epoch; it has no end. Safe to share between threads, and usable after a fork.
+    epoch; it has no end. ``only`` leaves out visits of other user agents. Safe to share between threads, and usable after a fork.
     """
 
     def ingest(self, segments: Sequence[str], read: ReadBatch, *, durable: bool) -> list[bytes]:
@@ -93,16 +96,18 @@ class Storage(Protocol):
     def configure(self, settings: Mapping[str, str | None]) -> None:
         """Change these settings, for every application that comes after; ``None`` forgets one."""
 
-    def stats(self, start: int) -> list[EndpointStats]:
+    def stats(self, start: int, only: ClassFilter | None = None) -> list[EndpointStats]:
         """Return one row per endpoint and method, most hits first."""
 
-    def summary(self, start: int) -> Summary:
+    def summary(self, start: int, only: ClassFilter | None = None) -> Summary:
         """Return the totals."""
 
-    def trends(self, start: int, granularity: Granularity) -> list[TrendBucket]:
+    def trends(
+        self, start: int, granularity: Granularity, only: ClassFilter | None = None
+    ) -> list[TrendBucket]:
         """Return the buckets that have visits, newest first."""
 
-    def visits(self, limit: int) -> list[Visit]:
+    def visits(self, limit: int, only: ClassFilter | None = None) -> list[Visit]:
         """Return the newest visits, newest first."""
 
     def set_retention(self, days: int | None) -> None:
@@ -127,6 +132,13 @@ class Storage(Protocol):
 
         Nothing of it is left in the file or in what stands beside it. Takes a while where there
         are many visits, and lets others write meanwhile.
+        """
+
+    def reclassify(self) -> Iterator[None]:
+        """Decide the class of every user agent anew, by the data that is installed here.
+
+        A step each time the iterator is advanced, as in :meth:`purge`. Without data it raises
+        :exc:`ConfigurationError`.
         """
 
     def close(self) -> None:

@@ -165,6 +165,11 @@ CREATE TRIGGER user_visits_numbered INSTEAD OF INSERT ON user_visits WHEN NEW.id
 BEGIN
     UPDATE settings SET value = value + 1 WHERE name = 'changes';
 END""",
+        *(
+            f"ALTER TABLE user_agents ADD COLUMN {column} TEXT"
+            for column in ("class", "rule", "browser", "system", "device")
+        ),
+        "CREATE INDEX user_agents_undecided ON user_agents (id) WHERE class IS NULL",
     ),
 }
 

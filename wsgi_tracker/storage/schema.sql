@@ -10,7 +10,10 @@ CREATE TABLE endpoints (
     UNIQUE (endpoint, method)
 );
 CREATE TABLE users (id INTEGER PRIMARY KEY, user_hash TEXT NOT NULL UNIQUE);
-CREATE TABLE user_agents (id INTEGER PRIMARY KEY, user_agent TEXT NOT NULL UNIQUE);
+CREATE TABLE user_agents (id INTEGER PRIMARY KEY, user_agent TEXT NOT NULL UNIQUE, class TEXT,
+    rule TEXT, browser TEXT, system TEXT, device TEXT);
+-- Those whose class is not decided yet.
+CREATE INDEX user_agents_undecided ON user_agents (id) WHERE class IS NULL;
 CREATE TABLE ip_addresses (id INTEGER PRIMARY KEY, ip_address TEXT NOT NULL UNIQUE);
 CREATE TABLE referers (id INTEGER PRIMARY KEY, referer TEXT NOT NULL UNIQUE);
 CREATE TABLE paths (id INTEGER PRIMARY KEY, path TEXT NOT NULL UNIQUE);

@@ -7,14 +7,22 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager, nullcontext, suppress
 from pathlib import Path
 
+from ..agents import NO_CLASSES, ClassFilter, Classify, data_version, load_classifier
 from ..errors import ConfigurationError, StorageError, logger
-from ..period import DAY, HOUR, Granularity, bucket_start
+from ..period import Granularity
 from ..reports import EndpointStats, Summary, TrendBucket
-from ..visit import FIELDS, Visit
-from . import ReadBatch, StorageFacts
+from ..visit import Visit
+from . import ReadBatch, StorageFacts, raw
+from .classes import (
+    Reclassification,
+    decide,
+    read_data_version,
+    read_undecided,
+    store,
+)
 from .faults import explain, is_passing, storage_errors
 from .intake import CREATE_BATCH, forget_segments, read_positions, store_batch
 from .migrations import migrate
@@ -47,33 +55,8 @@ BUSY_TIMEOUT_SECONDS = 0.5
 START_PATIENCE_SECONDS = 10.0
 FORGET_EVERY_SECONDS = 3600.0
 LOG_PATIENCE_SECONDS = 10.0
+REST_SECONDS = 0.2  # for user agents beyond those that a batch's transaction has time for
 
-STATS = """
-SELECT endpoint, method, hits, users, first, last FROM (
-    SELECT endpoint_id, count(*) AS hits, count(DISTINCT user_id) AS users,
-        min(timestamp) AS first, max(timestamp) AS last
-    FROM visits WHERE timestamp >= ? GROUP BY endpoint_id
-) JOIN endpoints ON endpoints.id = endpoint_id
-ORDER BY hits DESC, endpoint, method"""
-SUMMARY = """
-SELECT count(*), count(DISTINCT endpoint), count(DISTINCT user_id), min(timestamp), max(timestamp)
-FROM visits JOIN endpoints ON endpoints.id = endpoint_id WHERE timestamp >= ?"""
-BUCKETS = {
-    Granularity.HOUR: f"timestamp / {HOUR}",
-    Granularity.DAY: f"timestamp / {DAY}",
-    Granularity.WEEK: f"(timestamp + {3 * DAY}) / {7 * DAY}",
-    Granularity.MONTH: "strftime('%Y-%m', timestamp / 1000000, 'unixepoch')",
-}
-TRENDS = """
-SELECT min(timestamp), count(*), count(DISTINCT user_id), count(DISTINCT endpoint)
-FROM visits JOIN endpoints ON endpoints.id = endpoint_id WHERE timestamp >= ?
-GROUP BY {bucket} ORDER BY 1 DESC"""
-VISITS = f"""
-SELECT timestamp_us, {", ".join(FIELDS[1:]).replace("path", "nullif(path, endpoint)")}
-FROM user_visits
-WHERE id IN (
-    SELECT id FROM visits WHERE timestamp >= ? ORDER BY timestamp DESC, id DESC LIMIT ?)
-ORDER BY timestamp_us DESC, id DESC"""
 # The address only where it is that of all of them.
 NEWEST = """
 SELECT visits, agents, (SELECT ip_address FROM ip_addresses WHERE id = only_address_id) FROM (
@@ -106,6 +89,7 @@ class SQLiteStorage:
         self._pool = ConnectionPool(database, self._connect)
         self._inode: tuple[int, int] | None = None
         self._forget_at = 0.0
+        self._classify: Classify | None = None
         self._try()
         self._patience_seconds = BUSY_TIMEOUT_SECONDS
 
@@ -137,10 +121,35 @@ class SQLiteStorage:
                 batch = read(read_positions(connection, segments))
                 rejected = store_batch(connection, batch, self._max_endpoints)
                 self._forget_segments(connection)
+                self._decide(connection)
             if not self._pool.is_current(connection):
                 self._inode = NO_FILE  # its number may be given to the new one
                 raise StorageError(f"{self.database} was deleted or replaced meanwhile")
+            self._decide_rest(connection)
         return rejected
+
+    def _decide(self, connection: sqlite3.Connection) -> None:
+        if self._classify is not None:
+            decided = decide(read_undecided(connection), self._classify)
+            store(connection, decided, data_version() or "")
+
+    def _decide_rest(self, connection: sqlite3.Connection) -> None:
+        """Decide what there was no time for, or nothing to decide by, as it is loaded only now.
+
+        Others may write meanwhile.
+        """
+        if data_version() is None or not read_undecided(connection):
+            return
+        self._classify = self._classify or load_classifier()
+        deadline = time.monotonic() + REST_SECONDS
+        # The batch is stored, whatever happens here; the next one does what is left over.
+        with suppress(sqlite3.Error, StorageError):
+            while self._classify and time.monotonic() < deadline:
+                decided = decide(read_undecided(connection), self._classify)
+                if not decided:
+                    break
+                with transaction(connection):
+                    store(connection, decided, data_version() or "")
 
     def _forget_segments(self, connection: sqlite3.Connection) -> None:
         now = time.monotonic()
@@ -164,6 +173,7 @@ class SQLiteStorage:
                 ingested.get("ingesting_pid"),
                 self._size_bytes(),
                 schema_version(connection),
+                read_data_version(connection),
                 *connection.execute(NEWEST, (first_shown(connection, 0),)).fetchone(),
             )
 
@@ -203,33 +213,27 @@ class SQLiteStorage:
             connection.executemany(KEEP_SETTING, kept.items())
             connection.executemany("DELETE FROM settings WHERE name = ?", forgotten)
 
-    def stats(self, start: int) -> list[EndpointStats]:
+    def stats(self, start: int, only: ClassFilter | None = None) -> list[EndpointStats]:
         """See :meth:`wsgi_tracker.storage.Storage.stats`."""
         with self._read() as connection:
-            start = first_shown(connection, start)
-            return [EndpointStats(*row) for row in connection.execute(STATS, (start,))]
+            return raw.stats(connection, first_shown(connection, start), only)
 
-    def summary(self, start: int) -> Summary:
+    def summary(self, start: int, only: ClassFilter | None = None) -> Summary:
         """See :meth:`wsgi_tracker.storage.Storage.summary`."""
         with self._read() as connection:
-            start = first_shown(connection, start)
-            return Summary(*connection.execute(SUMMARY, (start,)).fetchone())
+            return raw.summary(connection, first_shown(connection, start), only)
 
-    def trends(self, start: int, granularity: Granularity) -> list[TrendBucket]:
+    def trends(
+        self, start: int, granularity: Granularity, only: ClassFilter | None = None
+    ) -> list[TrendBucket]:
         """See :meth:`wsgi_tracker.storage.Storage.trends`."""
-        statement = TRENDS.format(bucket=BUCKETS[granularity])
         with self._read() as connection:
-            start = first_shown(connection, start)
-            return [
-                TrendBucket(granularity, bucket_start(granularity, first), hits, users, endpoints)
-                for first, hits, users, endpoints in connection.execute(statement, (start,))
-            ]
+            return raw.trends(connection, first_shown(connection, start), granularity, only)
 
-    def visits(self, limit: int) -> list[Visit]:
+    def visits(self, limit: int, only: ClassFilter | None = None) -> list[Visit]:
         """See :meth:`wsgi_tracker.storage.Storage.visits`."""
         with self._read() as connection:
-            start = first_shown(connection, 0)
-            return [Visit(*row) for row in connection.execute(VISITS, (start, limit))]
+            return raw.visits(connection, first_shown(connection, 0), limit, only)
 
     def set_retention(self, days: int | None) -> None:
         """See :meth:`wsgi_tracker.storage.Storage.set_retention`."""
@@ -255,12 +259,23 @@ class SQLiteStorage:
         """See :meth:`wsgi_tracker.storage.Storage.purge`."""
         return self._steps(phases(before))
 
+    def reclassify(self) -> Iterator[None]:
+        """See :meth:`wsgi_tracker.storage.Storage.reclassify`."""
+        classify, data = load_classifier(), data_version()
+        if classify is None or data is None:
+            raise ConfigurationError(f"user agents cannot be classified: {NO_CLASSES}")
+        yield from self._steps([Reclassification(classify, data)])
+
     def _steps(self, phases: Iterable[Phase], *, erase: bool = False) -> Iterator[None]:
+        """Take the steps of each phase until one returns False; others may write in between."""
         for phase in phases:
             more = True
             while more:
-                with storage_errors(self.database), self._pool.writer() as connection:
-                    connection.execute(f"PRAGMA secure_delete = {'ON' if erase else 'OFF'}")
+                with (
+                    storage_errors(self.database),
+                    self._pool.writer() as connection,
+                    _erasing(connection) if erase else nullcontext(),
+                ):
                     more = phase(connection)
                 yield
 
@@ -359,6 +374,17 @@ class SQLiteStorage:
         connection.execute("PRAGMA wal_autocheckpoint = 10000")
         connection.execute(f"PRAGMA journal_size_limit = {64 << 20}")
         connection.execute(CREATE_BATCH)
+
+
+@contextmanager
+def _erasing(connection: sqlite3.Connection) -> Iterator[None]:
+    """Overwrite what is deleted meanwhile; some builds always do."""
+    (usual,) = connection.execute("PRAGMA secure_delete").fetchone()
+    connection.execute("PRAGMA secure_delete = ON")
+    try:
+        yield
+    finally:
+        connection.execute(f"PRAGMA secure_delete = {usual}")
 
 
 def _settings(connection: sqlite3.Connection, names: Iterable[str]) -> dict[str, str]:
