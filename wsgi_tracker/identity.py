@@ -38,6 +38,8 @@ def declare_identity(storage: Storage, identity: str, secret: str | bytes | None
     except StorageError as error:
         logger.warning("identity=%r could not be compared with the database's: %s", identity, error)
         return
+    finally:
+        storage.close()  # who is refused leaves nothing open
     if known["identity"] != identity:
         raise ConfigurationError(
             f"the database has identity={known['identity']!r}, given {identity!r}: give the same, "

@@ -102,6 +102,9 @@ class Tracker:
         if collapse_ids and callable(endpoint):
             raise ConfigurationError("collapse_ids is for paths; a callable names no path")
         auth = Auth(token, require_token)
+        exclusions = Exclusions(exclude)
+        proxies = TrustedProxies(trusted_proxies)
+        find_user = user_finder(user)
 
         self._app = app
         self._prefix = prefix.encode().decode("latin-1")  # as PATH_INFO spells it (PEP 3333)
@@ -116,7 +119,7 @@ class Tracker:
         declare_identity(self._storage, identity, secret)
         visitors = Visitors(
             key_finder(self._storage, folder, own_secret, identity, secret),
-            TrustedProxies(trusted_proxies),
+            proxies,
             ip_addresses=ip_addresses,
             honor_privacy_signals=honor_privacy_signals,
         )
@@ -127,7 +130,6 @@ class Tracker:
         retention.declare()
         self._ingester = Ingester(self._storage, folder, durable=fsync, on_wake=self._spool.tend)
         self._ingest_thread = IngestThread(self._ingester, retention, folder, max_spool_bytes)
-        exclusions = Exclusions(exclude)
         fragments = Fragments(
             visitors, exclusions, folds_not_found=folds_not_found, collapses_ids=collapse_ids
         )
@@ -137,7 +139,7 @@ class Tracker:
             fragments,
             exclusions,
             find_endpoint,
-            user=user_finder(user),
+            user=find_user,
             daily=identity == DAILY,
         )
         self._api = Api(

@@ -44,16 +44,22 @@ def stored(folder: Path, *, killed: bool = False) -> Counter[int]:
     """Return how often each request is stored, where nothing was dropped and no file is left.
 
     Only a process that was ``killed`` may leave half a line: the kernel cuts a write at a page's
-    edge when SIGKILL comes meanwhile. Its request was not answered, and counts as torn.
+    edge when SIGKILL comes meanwhile. Its request was not answered, and counts as torn; the half is
+    kept with what was rejected.
     """
     counted, counts = recorded(folder / "visits.db")
     deadline = time.monotonic() + PATIENCE_SECONDS
-    while left := list((folder / "visits.db-spool").glob("*.ndjson")):
+    while left := segments_left(folder, killed=killed):
         # A child that was killed with its server may hold its segment a moment longer.
         assert time.monotonic() < deadline, left
         counted, counts = recorded(folder / "visits.db")
     assert counts.keys() - ({"torn"} if killed else set()) == {"recorded"}, counts
     return counted
+
+
+def segments_left(folder: Path, *, killed: bool) -> list[str]:
+    names = [path.name for path in (folder / "visits.db-spool").glob("*.ndjson")]
+    return [name for name in names if not (killed and name == "rejected.ndjson")]
 
 
 def check(load: Load, folder: Path, *, killed: bool = False) -> None:
