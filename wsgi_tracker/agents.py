@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from typing import Any, TypeAlias
 
 from .errors import logger
@@ -193,7 +193,7 @@ def data_version() -> str | None:
     """Return which data classify user agents here; ``None`` where a package is not installed."""
     try:
         known = [f"{package} {version(package)}" for package in PACKAGES]
-    except PackageNotFoundError:
+    except (ImportError, OSError):  # or out of reach, since this process became another user's
         return None
     return ", ".join([*known, f"rules {RULES}"])
 
