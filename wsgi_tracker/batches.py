@@ -79,6 +79,16 @@ class BatchReader:
         return chunk[:whole], position + whole, end
 
 
+def count_lines(segment: Segment, start: int, end: int) -> Counter[str]:
+    """Return how many visits there are between two line ends, as ``queued``, and what was counted."""
+    found: Counter[str] = Counter()
+    for chunk in segment.chunks(start, end):
+        visits, counts, _ = _without_counts(chunk)
+        found += counts
+        found["queued"] += visits.count(b"\n")
+    return found
+
+
 def _without_counts(data: bytes) -> tuple[bytes, Counter[str], list[bytes]]:
     """Take the lines of counts out of the lines of visits; return what they were glued to, too."""
     counts: Counter[str] = Counter()
