@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import time
+from typing import Any
+
 import pytest
-from hosts import GOOD, OTHER, Host, many
+from hosts import GOOD, OTHER, BeforeIngest, Host, many
 
 from wsgi_tracker import Visit
 
@@ -154,3 +157,61 @@ def test_visit_is_read_as_it_was_written(host: Host) -> None:
     host.ingest()
 
     assert host.storage.visits(9) == written
+
+
+class Timed(BeforeIngest):
+    """Real storage, and the CPU time of each batch in seconds."""
+
+    def __init__(self, storage: Any) -> None:
+        super().__init__(storage, lambda: None)
+        self.seconds: list[float] = []
+
+    def ingest(self, *args: Any, **options: Any) -> Any:
+        began = time.thread_time()
+        try:
+            return self._storage.ingest(*args, **options)
+        finally:
+            self.seconds.append(time.thread_time() - began)
+
+
+NO_VISIT = b'{"timestamp":1,"method":2,"endpoint":"x"}\n'
+
+
+@pytest.mark.parametrize(
+    ("unit", "good", "bad"),
+    [
+        pytest.param(b"x\n", 0, 1, id="short"),
+        pytest.param(b'{"timestamp":1,"colour":"red"}\n', 0, 1, id="objects"),
+        pytest.param(NO_VISIT, 0, 1, id="nearly visits"),
+        pytest.param(GOOD + NO_VISIT, 1, 1, id="every second line"),
+        pytest.param(GOOD * 30 + NO_VISIT, 30, 1, id="some"),
+        pytest.param(b'{"counts":[[[[[[\n', 0, 1, id="nearly counts"),
+    ],
+)
+def test_segment_full_of_what_is_no_visit_holds_the_database_only_for_moments(
+    unit: bytes, good: int, bad: int, host: Host
+) -> None:
+    """A report waited for a minute and a half, and so did everybody who writes."""
+    count = (2 << 20) // len(unit)
+    storage = host.ingester._storage = Timed(host.storage)
+    host.segment(unit * count + OTHER)
+
+    host.ingest()
+
+    assert host.counts() == {"recorded": good * count + 1, "rejected": bad * count}
+    assert host.hits() == good * count + 1
+    assert max(storage.seconds) < 1.0
+    assert host.segments() == []
+
+
+def test_batches_grow_again_behind_lines_that_are_no_visits(host: Host) -> None:
+    host.segment((GOOD + NO_VISIT) * 1000)
+    host.ingest()
+    small = host.ingester._careful_bytes
+    for _ in range(10):
+        host.segment(GOOD)
+        host.ingest()
+
+    assert small < 1 << 20
+    assert host.ingester._careful_bytes == 4 << 20
+    assert host.counts() == {"recorded": 1010, "rejected": 1000}

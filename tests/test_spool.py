@@ -24,7 +24,7 @@ import pytest
 from wsgi_tracker import Visit, open_storage
 from wsgi_tracker.ingest import Ingester
 from wsgi_tracker.segments import SUFFIX, Segment
-from wsgi_tracker.spool import Spool
+from wsgi_tracker.spool import LOOK_BYTES, Spool
 
 PATIENCE_SECONDS = 30
 LINE = Visit(1_755_081_000_000_000, "a" * 32, "GET", "/boxes").line()
@@ -90,7 +90,8 @@ def ingest(folder: Path) -> dict[str, int]:
 
 def fill_disk(spool: Spool) -> None:
     """Let every further write to the open segment fail as on a full disk."""
-    full = os.open("/dev/full", os.O_WRONLY)
+    spool._path = Path("/dev/full")
+    full = os.open(spool._path, os.O_WRONLY)
     os.dup2(full, spool._fd)
     os.close(full)
 
@@ -199,7 +200,7 @@ def test_closed_spool_opens_another_segment(folder: Path, make: Callable[..., Sp
 FORKING = """
 import os, sys
 from pathlib import Path
-from wsgi_tracker.spool import Spool
+from wsgi_tracker.spool import LOOK_BYTES, Spool
 
 spool, line = Spool(Path(sys.argv[1])), bytes.fromhex(sys.argv[2])
 spool.append(line)
@@ -273,6 +274,128 @@ def test_truncated_segment_is_left(folder: Path, make: Callable[..., Spool]) -> 
     assert len(segments(folder)) == 2
     assert ingest_after(spool, folder) == {"recorded": 5}
     assert segments(folder) == set()
+
+
+@pytest.mark.parametrize("attempts", [1, 3])
+def test_deleted_segment_is_kept_until_its_disk_has_room(
+    attempts: int,
+    folder: Path,
+    make: Callable[..., Spool],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It was closed when the attempt had failed, with all that it held."""
+    real = os.write
+
+    def refuse_much(fd: int, data: bytes) -> int:
+        return real(fd, data[:1000])
+
+    spool = make()
+    for _ in range(20):
+        spool.append(LINE)
+    shutil.rmtree(folder)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", refuse_much)
+        for _ in range(attempts):
+            spool.tend()
+            assert spool.append(LINE)
+    left = sorted(path.suffix for path in folder.iterdir())
+    spool.tend()
+
+    assert left == [SUFFIX]
+    assert sum("put back" in message for message in caplog.messages) == 2
+    assert "No space left" in caplog.text
+    assert ingest_after(spool, folder) == {"recorded": 20 + attempts}
+
+
+def test_deleted_segment_that_takes_no_more_is_kept(
+    folder: Path, make: Callable[..., Spool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spool = make()
+    for _ in range(3):
+        spool.append(LINE)
+    shutil.rmtree(folder)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", lambda fd, data: 0)
+        assert not spool.append(LINE)
+
+    assert ingest_after(spool, folder) == {"recorded": 3, "dropped": 1}
+
+
+@pytest.mark.parametrize("how", ["deleted", "moved", "replaced"])
+def test_process_that_only_records_notices_that_its_segment_is_gone(
+    how: str, folder: Path, make: Callable[..., Spool]
+) -> None:
+    """Only an ingest thread looked; a folder that was moved, nobody noticed."""
+    spool = make()
+    spool.append(LINE)
+    if how == "moved":
+        folder.rename(folder.with_name("elsewhere"))
+    else:
+        (name,) = segments(folder)
+        (folder / name).unlink()
+        if how == "replaced":
+            (folder / name).write_bytes(b"")
+
+    count = (LOOK_BYTES // len(LINE)) + 2
+    for _ in range(count):
+        spool.append(LINE)
+    seen = len(segments(folder))
+    stored = ingest(folder)
+    spool.append(LINE)
+    shutil.rmtree(folder)  # and again, before it is closed
+    spool.close()
+
+    assert seen == 2
+    assert stored == {"recorded": count + 1}
+    assert ingest(folder) == {"recorded": count + 2}
+
+
+def test_rotation_puts_a_deleted_segment_back(folder: Path, make: Callable[..., Spool]) -> None:
+    spool = make(segment_bytes=5000)
+    spool.append(LINE)
+    shutil.rmtree(folder)
+    kept = 1
+    while not folder.exists():
+        kept += spool.append(LINE)
+
+    assert ingest_after(spool, folder) == {"recorded": kept}
+
+
+def test_what_a_killed_process_had_nearly_put_back_is_stored(
+    folder: Path, make: Callable[..., Spool]
+) -> None:
+    spool = make()
+    spool.append(LINE)
+    (name,) = segments(folder)
+    spool.close()
+    (folder / name).rename((folder / name).with_suffix(".restoring"))
+    spool.append(LINE)
+
+    assert ingest_after(spool, folder) == {"recorded": 2}
+    assert not list(folder.glob("*.restoring"))
+
+
+def test_restored_segment_is_on_the_disk_when_asked_for(
+    folder: Path, make: Callable[..., Spool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, synced = os.fsync, []
+
+    def note(fd: int) -> None:
+        real(fd)
+        synced.append((os.fstat(fd).st_ino, len(segments(folder))))
+
+    spool = make(fsync=True)
+    spool.append(LINE)
+    shutil.rmtree(folder)
+    spool.append(LINE)
+    monkeypatch.setattr(os, "fsync", note)
+
+    spool.tend()
+
+    assert synced[-2:] == [(folder.stat().st_ino, 2), (folder.parent.stat().st_ino, 2)]
 
 
 def test_segment_that_grows_is_kept(folder: Path, make: Callable[..., Spool]) -> None:
@@ -473,7 +596,7 @@ def test_error_is_logged_once_while_it_lasts(
 SHORT_WRITE = """
 import resource, signal, sys
 from pathlib import Path
-from wsgi_tracker.spool import Spool
+from wsgi_tracker.spool import LOOK_BYTES, Spool
 
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)

@@ -176,7 +176,8 @@ def test_quiet_spool_finds_out_that_it_is_writable_again(
     monkeypatch.setattr("wsgi_tracker.spool.time.monotonic", lambda: now[0])
     spool = Spool(host.folder)
     spool.append(GOOD)
-    os.dup2(unwritable := os.open("/dev/full", os.O_WRONLY), spool._fd)
+    spool._path = Path("/dev/full")
+    os.dup2(unwritable := os.open(spool._path, os.O_WRONLY), spool._fd)
     os.close(unwritable)
     assert not spool.append(GOOD)
 

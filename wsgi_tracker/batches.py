@@ -12,6 +12,10 @@ from .segments import COUNTS, Segment
 from .storage import FINISHED, Batch, Positions
 
 MAX_COUNT = 1 << 48  # beyond this no process has counted
+MAX_LINES = 1 << 15  # of our own, 4 MB have half as many
+# A batch with much that is no visit is tried again in pieces of which none can take long.
+PATIENCE = 400
+SMALL_BATCH_BYTES = 64 << 10
 
 
 class BatchReader:
@@ -23,6 +27,7 @@ class BatchReader:
     def __init__(self, segments: list[Segment], batch_bytes: int) -> None:
         self.segments = segments
         self._batch_bytes = batch_bytes
+        self._room_lines = MAX_LINES
         self.finished: list[Segment] = []
         self.ends: dict[str, int] = {}
         self.size_bytes = 0
@@ -57,6 +62,8 @@ class BatchReader:
         self.size_bytes = sum(map(len, chunks))
         batch.data, batch.counts, glued = _without_counts(b"".join(chunks))
         batch.torn = self._torn + glued
+        if self._batch_bytes > SMALL_BATCH_BYTES:
+            batch.patience = PATIENCE
         return batch
 
     def _lines(
@@ -65,7 +72,7 @@ class BatchReader:
         """Return whole lines from ``position``, where they end, and where reading ended."""
         if size <= position:
             return b"", position, size
-        chunk = segment.read(position, room) if room > 0 else b""
+        chunk = self._cut(segment.read(position, room) if room > 0 else b"")
         whole, end = chunk.rfind(b"\n") + 1, position + len(chunk)
         if end < size:
             self.more = True
@@ -77,6 +84,25 @@ class BatchReader:
         if endless:
             return chunk + b"\n", end, end
         return chunk[:whole], position + whole, end
+
+    def _cut(self, chunk: bytes) -> bytes:
+        """Cut what is more lines than a batch may have."""
+        lines = chunk.count(b"\n")
+        if lines > self._room_lines:
+            rest = chunk.split(b"\n", self._room_lines)[-1]
+            chunk, lines = chunk[: len(chunk) - len(rest)], self._room_lines
+        self._room_lines -= lines
+        return chunk
+
+
+def count_lines(segment: Segment, start: int, end: int) -> Counter[str]:
+    """Return how many visits there are between two line ends, as ``queued``, and what was counted."""
+    found: Counter[str] = Counter()
+    for chunk in segment.chunks(start, end):
+        visits, counts, _ = _without_counts(chunk)
+        found += counts
+        found["queued"] += visits.count(b"\n")
+    return found
 
 
 def _without_counts(data: bytes) -> tuple[bytes, Counter[str], list[bytes]]:

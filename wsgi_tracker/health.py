@@ -10,11 +10,12 @@ import ipaddress
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from .agents import NO_CLASSES, data_version
+from .batches import count_lines
 from .errors import StorageError
 from .ingest import spool_errors
 from .ingest_thread import IngestThread
@@ -32,7 +33,7 @@ COUNTS = ("recorded", "queued", "dropped", "torn", "rejected", "ignored")
 
 @dataclass(frozen=True, slots=True)
 class SpoolFacts:
-    """What is in the spool; the last three are of what is not in storage yet.
+    """What is in the spool; from ``queued`` on, of what is not in storage yet.
 
     ``None`` where spool or storage does not answer, or there are too many visits to count.
     """
@@ -42,6 +43,7 @@ class SpoolFacts:
     queued: int | None = None
     queued_bytes: int | None = None
     oldest_timestamp: int | None = None
+    counts: Mapping[str, int] = field(default_factory=dict)  # that wait there, too
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +76,7 @@ class Health:
         """Return the counts of visits; each one that was offered is in one of them."""
         if self.storage is None:
             return dict.fromkeys(COUNTS)
-        counts = Counter(self.storage.counts) + Counter(self.counts)
+        counts = Counter(self.storage.counts) + Counter(self.counts) + Counter(self.spool.counts)
         return {name: counts[name] for name in COUNTS} | {"queued": self.spool.queued}
 
 
@@ -164,19 +166,21 @@ def _opened(folder: Path, names: Iterable[str]) -> Iterator[Segment]:
 def _add_queue(
     facts: SpoolFacts, folder: Path, names: Iterable[str], storage: StorageFacts
 ) -> SpoolFacts:
-    queued, queued_bytes, timestamps = 0, 0, []
+    found: Counter[str] = Counter()
+    queued_bytes, timestamps = 0, []
     for segment in _opened(folder, names):
         start, end = _unread(segment, storage.positions)
         if start < end:
             queued_bytes += end - start
             timestamps.append(segment.timestamp_at(start))
             if queued_bytes <= MAX_COUNTED_BYTES:
-                queued += segment.count_visits(start, end)
+                found += count_lines(segment, start, end)
     return replace(
         facts,
-        queued=queued if queued_bytes <= MAX_COUNTED_BYTES else None,
+        queued=found.pop("queued", 0) if queued_bytes <= MAX_COUNTED_BYTES else None,
         queued_bytes=queued_bytes,
         oldest_timestamp=min((t for t in timestamps if t is not None), default=None),
+        counts=found,
     )
 
 

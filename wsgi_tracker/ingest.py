@@ -13,12 +13,12 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from .batches import BatchReader
+from .batches import SMALL_BATCH_BYTES, BatchReader
 from .errors import Outage, StorageError
 from .hostlock import HostLock
 from .rejected import RejectedLines
 from .segments import Segment, open_segments, segment_sizes
-from .storage import FINISHED, Positions, Storage
+from .storage import FINISHED, HardBatchError, Positions, Storage
 
 BATCH_BYTES = 4 << 20
 MAX_OPEN = 64  # segments of a batch; some systems give a process 256 descriptors for everything
@@ -52,6 +52,7 @@ class Ingester:
         self._storage = storage
         self._folder = folder
         self._batch_bytes = batch_bytes
+        self._careful_bytes = BATCH_BYTES  # less behind a batch that was hard to read
         self._durable = durable
         self._on_wake = on_wake
         self._host_lock = HostLock.of(folder)
@@ -114,9 +115,7 @@ class Ingester:
             segments = self._open(chosen, opened)
             if not more:
                 self._tell_refused()
-            reading = BatchReader(segments, self._batch_bytes)
-            if segments:
-                self._store(reading)
+            reading = self._store_some(segments)
         # Only now, as other threads read it: what is not committed is not stored.
         self._hints = {**self._hints, **chosen, **reading.ends}
         self._ingested_bytes += reading.size_bytes
@@ -157,6 +156,18 @@ class Ingester:
             )
         else:
             self._refused.over()
+
+    def _store_some(self, segments: list[Segment]) -> BatchReader:
+        reading = BatchReader(segments, min(self._careful_bytes, self._batch_bytes))
+        if segments:
+            try:
+                self._store(reading)
+                self._careful_bytes = min(self._careful_bytes * 2, BATCH_BYTES)
+            except HardBatchError:
+                self._careful_bytes = SMALL_BATCH_BYTES
+                reading = BatchReader(segments, SMALL_BATCH_BYTES)
+                self._store(reading)
+        return reading
 
     def _store(self, reading: BatchReader) -> None:
         # Locked before their size is read: nothing can be added to what is read to its end.

@@ -93,23 +93,21 @@ class Segment:
             return timestamp
         return None
 
-    def count_visits(self, start: int, end: int) -> int:
-        """Return how many lines there are between two line ends, those of counts left out."""
-        visits = 0
+    def chunks(self, start: int, end: int) -> Iterator[bytes]:
+        """Read what is between two line ends, in pieces of whole lines as far as that can be."""
         while start < end:
             chunk = self.read(start, min(end - start, CHUNK_BYTES))
             if not chunk:
                 break  # cut by somebody
             size = chunk.rfind(b"\n") + 1 or len(chunk)
-            visits += chunk.count(b"\n", 0, size)
-            visits -= chunk.startswith(COUNTS) + chunk.count(b"\n" + COUNTS, 0, size)
+            yield chunk[:size]
             start += size
-        return visits
 
     def unlink(self) -> None:
         """Delete the file; the caller holds its lock, and knows every line stored."""
         with contextlib.suppress(FileNotFoundError):
-            self._path.unlink()
+            if os.path.samestat(os.stat(self._path), os.fstat(self._fd)):
+                self._path.unlink()
 
     def close(self) -> None:
         """Close the file, and so release the lock if it was ours."""
@@ -133,8 +131,8 @@ def make_folder(folder: Path) -> None:
     folder.mkdir(mode=0o700, exist_ok=True)
 
 
-def create_segment(folder: Path, *, sync: bool) -> int:
-    """Create a segment and hold it with ``flock``; return the descriptor to append to.
+def create_segment(folder: Path, *, sync: bool) -> tuple[int, Path]:
+    """Create a segment and hold it with ``flock``; return the descriptor to append to, and where.
 
     With ``sync``, the file and each write are on the disk when they return. Raises
     :exc:`OSError`.
@@ -150,7 +148,7 @@ def create_segment(folder: Path, *, sync: bool) -> int:
             if _claim(fd, segment):
                 if sync:
                     sync_folders(folder)
-                return fd
+                return fd, path
         except BaseException:
             os.close(fd)
             path.unlink(missing_ok=True)  # a full disk would gather one every second
@@ -168,24 +166,6 @@ def _claim(fd: int, segment: str) -> bool:
         return False
     write_whole(fd, header(segment))
     return True
-
-
-def restore_segment(folder: Path, fd: int) -> None:
-    """Put a segment that was deleted, but is still open, back under its name."""
-    content = os.pread(fd, os.fstat(fd).st_size, 0)
-    first, end, _ = content.partition(b"\n")
-    segment = first[12 : 12 + ID_LENGTH].decode("ascii", "replace")
-    path = folder / (segment + SUFFIX)
-    if first + end != header(segment) or path.exists():
-        return
-    temporary = path.with_suffix(".restoring")
-    copy = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    try:
-        write_whole(copy, content)
-        os.fsync(copy)
-    finally:
-        os.close(copy)
-    temporary.rename(path)
 
 
 def write_whole(fd: int, data: bytes) -> None:

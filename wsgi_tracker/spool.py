@@ -23,16 +23,11 @@ from typing import Any
 
 from .errors import Outage, logger
 from .process import new_lock, watch_forks
-from .segments import (
-    counts_line,
-    create_segment,
-    make_folder,
-    restore_segment,
-    segment_sizes,
-    write_whole,
-)
+from .rescue import Rescue, adopt_restored, is_at
+from .segments import counts_line, create_segment, make_folder, segment_sizes, write_whole
 
 SEGMENT_BYTES = 8 << 20
+SMALLEST_SEGMENT_BYTES = 4096
 # How much is written before the process is looked at: a fork may have run no Python hooks, as
 # uWSGI's, and to ask before each visit would cost 0.2 µs. Until then a child appends to its parent's
 # segment, whose descriptor and lock it shares: nothing is lost, but it starts no ingest thread.
@@ -41,21 +36,23 @@ RETRY_SECONDS = 1.0
 # A write that the kernel cuts short is nearly always the first that a full disk refuses.
 NO_SPACE = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 DAMAGED = (
-    "was deleted or cut while visits were written to it: a new one goes on, with what could be "
-    "saved; leave these files to the processes that write them"
+    "was deleted, moved or cut while visits were written to it: a new one goes on; of one that was "
+    "cut, what was there is lost, and so may be what followed; leave these files to the processes "
+    "that write them"
 )
-ADVICE = (
-    "make room on its disk, give this process's user the right to write there, or bring back the "
-    "database that visits wait for"
+ADVICE = "make room on its disk, or give this process's user the right to write there"
+FULL = (
+    "it holds max_spool_bytes={} already; bring back the database that visits wait for, or, if no "
+    "process ingests, start one without ingest=False"
 )
 
 
 class Spool:
     """Append lines to this process's segment; threads share it without a lock.
 
-    ``on_open`` is called when a segment was opened: in a new process, or after a rotation; and
-    when there is only something to count, which wants to be written down, too. With ``fsync``, a
-    line is on the disk when ``append`` returns, and survives a power cut.
+    ``on_open`` is called when a segment was opened, in a new process or after a rotation; when it
+    is looked at; and when there is only something to count, which wants to be written down, too.
+    With ``fsync``, a line is on the disk when ``append`` returns, and survives a power cut.
     """
 
     def __init__(
@@ -70,10 +67,11 @@ class Spool:
         self._fd = -1  # once there is one, it keeps its number
         self.folder = folder
         self._max_bytes = max_bytes
-        # A small spool has small segments: one that is still written to is not deleted.
-        self._segment_bytes = min(segment_bytes, max(max_bytes // 16, 4096))
+        self._segment_bytes = segment_bytes
         self._fsync = fsync
         self._on_open = on_open
+        self._path = folder  # of the open segment
+        self._rescue = Rescue(folder, sync=fsync)
         self._outage = Outage(f"visits are dropped, {folder} cannot be written")
         self._reset()
         watch_forks(in_child=self._after_fork_in_child)
@@ -87,6 +85,9 @@ class Spool:
         self._retry_at = 0.0
         self._retry_counts_at = 0.0
         self._counts: Counter[str] = Counter()
+        self._written_counts = 0
+        self._damaged = False  # a segment was, and the log does not know yet
+        self._rescue.let_go()
         self._lock = new_lock()  # guards opening, and the counts of what is in no line
         self._pid = os.getpid()  # last: who finds it right may use the lock
 
@@ -137,6 +138,7 @@ class Spool:
         """Leave a segment that takes no more."""
         with self._locked():
             self._fail()
+            self._retry_counts_at = self._retry_at
             self._leave()
         self._report(problem)
         if not written:
@@ -146,16 +148,23 @@ class Spool:
 
     def drop(self, count: int = 1) -> None:
         """Count visits that were meant to be recorded and are not in the spool."""
-        with self._locked():
-            self._counts["dropped"] += count
+        self._count("dropped", count)
 
     def ignore(self) -> None:
         """Count a request that was said to be no visit."""
-        with self._locked():
-            first = not self._counts["ignored"]
-            self._counts["ignored"] += 1
-        if first:
+        if self._count("ignored", 1):
             self._on_open()
+
+    def _count(self, name: str, count: int) -> bool:
+        """Return whether there was nothing to count by this name."""
+        with self._locked():
+            first = not self._counts[name]
+            self._counts[name] += count
+            # Few lines for many, and few that are lost where nobody calls ``tend``.
+            due = self._counts.total() * 8 > self._written_counts
+        if due:
+            self.write_counts()
+        return first
 
     def write_counts(self) -> None:
         """Put what was dropped or ignored into a segment, for storage to add up."""
@@ -175,12 +184,13 @@ class Spool:
             if not self._is_open:
                 # Only for counts, which a full spool takes, too; visits try to open their own.
                 self._retry_counts_at = time.monotonic() + RETRY_SECONDS
-                self._adopt(self._new_segment(math.inf), room=0)
+                self._open(room=0)
             write_whole(self._fd, counts_line(self._counts))
         except OSError:
             self._fail()
             self._leave()
             raise
+        self._written_counts += self._counts.total()
         self._counts.clear()
 
     @property
@@ -204,82 +214,124 @@ class Spool:
 
     def _report(self, problem: OSError) -> None:
         # Without the name of the file, which is another one at each attempt.
-        self._outage.report(f"{problem.strerror or problem}; {ADVICE}")
+        reason = problem.strerror
+        self._outage.report(f"{reason}; {ADVICE}" if reason else str(problem))
 
     def _make_room(self) -> bool:
+        """Look at the segment, as now and then; write on in it, or open another."""
+        began = False
         try:
             with self._locked():
-                if self._has_room():
-                    return True
-                if time.monotonic() < self._retry_at:
-                    return False
-                began = not self._is_failing
-                self._open_segment()
+                known = self._knows_room()
+            if known is not None:
+                return known
+            self._mend()
+            with self._locked():
+                known = self._knows_room()
+                began = known is None and not self._is_failing
+                opened = known is None and self._extend_or_open()
         except OSError as error:
             self._report(error)
+            self.write_counts()
             if began:
                 self._on_open()
             return False
-        self._outage.over()
+        if opened:
+            self._outage.over()
+        self.write_counts()
         self._on_open()
+        return known is not False
+
+    def _knows_room(self) -> bool | None:
+        """Return whether there is room, where another thread, or a failure, has just told."""
+        if self._is_open and self._room >= 0:
+            return True
+        return False if time.monotonic() < self._retry_at else None
+
+    def _extend_or_open(self) -> bool:
+        """Return whether another segment was opened."""
+        if self._is_open and self._rest > 0:
+            self._extend()
+            return False
+        was_failing = self._is_failing
+        try:
+            self._open_segment()
+        except OSError:
+            # All of it may be stored: it takes room from everybody until it is left. One for
+            # counts stays while it is small.
+            if self._is_open and not (was_failing and self._is_small()):
+                self._leave()
+            raise
         return True
 
-    def _has_room(self) -> bool:
-        """Look whether this segment takes more; another thread may have opened it meanwhile."""
-        if not self._is_open:
-            return False
-        if self._room < 0 < self._rest:
-            self._extend()
-            return True
-        return self._room >= 0
+    def _is_small(self) -> bool:
+        return os.fstat(self._fd).st_size < SMALLEST_SEGMENT_BYTES
 
     def _open_segment(self) -> None:
+        """Open a segment for visits, unless the spool holds as much as it may."""
         try:
-            self._adopt(self._new_segment(self._max_bytes), room=self._segment_bytes)
+            make_folder(self.folder)
+            adopt_restored(self.folder)
+            sizes = segment_sizes(self.folder)
+            if sum(sizes.values()) >= self._max_bytes:
+                raise OSError(FULL.format(self._max_bytes))
+            # One that is written to is not deleted: the more there are, the less each may hold.
+            share = max(self._max_bytes // (16 + 4 * len(sizes)), SMALLEST_SEGMENT_BYTES)
+            self._open(room=min(self._segment_bytes, share))
         except OSError:
             self._fail()
             raise
         self._is_failing = False
         self._retry_at = 0.0
 
-    def tend(self) -> None:
-        """Write down what was dropped, and leave a segment that somebody deleted or truncated.
+    def _open(self, *, room: int) -> None:
+        make_folder(self.folder)
+        fd, self._path = create_segment(self.folder, sync=self._fsync)
+        self._adopt(fd, room=room)
 
-        Its writer would notice nothing. What it holds goes back into the folder, under the same
-        id: storage knows how much of it is stored.
+    def tend(self) -> None:
+        """Write down what was dropped, and leave a segment that somebody deleted or cut.
+
+        Its writer would notice nothing. What was deleted goes back into the folder; until that
+        succeeds it is kept, and tried again.
         """
-        try:
-            with self._locked():
-                damaged = self._is_open and self._is_damaged()
-                if damaged:
-                    self._replace_damaged()
-        except OSError as error:
-            self._report(error)
-        else:
-            if damaged:
-                logger.error("a segment in %s %s", self.folder, DAMAGED)
+        self._mend()
         self.write_counts()
 
-    def _is_damaged(self) -> bool:
-        status = os.fstat(self._fd)
-        shrunk = status.st_size < self._seen_bytes
-        self._seen_bytes = status.st_size
-        return shrunk or not status.st_nlink
-
-    def _replace_damaged(self) -> None:
-        damaged = os.dup(self._fd)
+    def _mend(self) -> None:
+        opened = False
         try:
-            self._open_segment()
-            restore_segment(self.folder, damaged)
-        finally:
-            os.close(damaged)
+            with self._locked():
+                if self._is_open and self._is_damaged():
+                    self._leave()
+                    self._open_segment()
+                    opened = True
+        except OSError as error:
+            self._report(error)
+        try:
+            with self._locked():
+                damaged, self._damaged = self._damaged, False
+                self._rescue.restore()
+        except OSError as error:
+            self._rescue.outage.report(f"{error.strerror or error}; {ADVICE}")
+        else:
+            self._rescue.outage.over()
+        if damaged:
+            logger.error("a segment in %s %s", self.folder, DAMAGED)
+        if opened:
+            self._on_open()
 
-    def _new_segment(self, max_bytes: float) -> int:
-        """Create a segment, unless the spool holds so much."""
-        make_folder(self.folder)
-        if sum(segment_sizes(self.folder).values()) >= max_bytes:
-            raise OSError(f"it holds max_spool_bytes={max_bytes} already")
-        return create_segment(self.folder, sync=self._fsync)
+    def _is_damaged(self) -> bool:
+        size = os.fstat(self._fd).st_size
+        self._damaged = size < self._seen_bytes or not self._is_in_place()
+        self._seen_bytes = size
+        return self._damaged
+
+    def _is_in_place(self) -> bool:
+        try:
+            return is_at(self._path, self._fd)
+        except OSError:  # a folder that cannot be looked into
+            return True
 
     def _adopt(self, fd: int, *, room: int) -> None:
         if self._fd < 0:
@@ -298,9 +350,12 @@ class Spool:
 
         Without a descriptor to spare it stays open, which loses nothing either.
         """
-        self._is_open, self._room, self._rest = False, -1, 0
+        was_open, self._is_open, self._room, self._rest = self._is_open, False, -1, 0
         if self._fd >= 0:
             with suppress(OSError):
+                if was_open and not self._is_in_place():
+                    self._rescue.hold(os.dup(self._fd), self._path)
+                    self._damaged = True
                 unwritable = os.open(os.devnull, os.O_RDONLY)
                 os.dup2(unwritable, self._fd, inheritable=False)
                 os.close(unwritable)
@@ -319,10 +374,12 @@ class Spool:
         self._write_counts(math.inf)
         with self._locked():
             self._leave()
+        self._mend()
 
     def __del__(self) -> None:
         if self._fd >= 0:
             os.close(self._fd)
+            self._rescue.let_go()
 
     def _after_fork_in_child(self) -> None:
         """Close the parent's segment; unlocking it would unlock it for the parent."""

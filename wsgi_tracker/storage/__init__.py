@@ -5,6 +5,7 @@ Nothing here, or below, knows of HTTP.
 
 from __future__ import annotations
 
+import math
 import secrets
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Protocol, TypeAlias
 
 from ..agents import ClassFilter
-from ..errors import ConfigurationError
+from ..errors import ConfigurationError, StorageError
 from ..period import Granularity
 from ..reports import EndpointStats, Summary, TrendBucket
 from ..visit import Visit
@@ -29,7 +30,9 @@ class Batch:
 
     ``positions`` are bytes from the start of each segment, by its id; ``finished`` lists the
     segments that have no writer and no more lines. ``torn`` repeats what ``data`` holds of lines
-    that were not written to their end, so that they can be told from other rejects.
+    that were not written to their end, so that they can be told from other rejects. ``patience`` is
+    how often pieces of ``data`` may turn out to hold what is no visit, before
+    :exc:`HardBatchError`.
     """
 
     data: bytes = b""
@@ -37,6 +40,11 @@ class Batch:
     finished: list[str] = field(default_factory=list)
     torn: list[bytes] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
+    patience: float = math.inf
+
+
+class HardBatchError(StorageError):
+    """A batch holds so much that is no visit that sorting it out takes long; a smaller one may do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +83,7 @@ class Storage(Protocol):
 
         They are those that :meth:`positions` returns, within the transaction. Returns the lines
         that are no visits; they are counted. ``durable`` asks that this batch, and all before it,
-        survive a power cut when the call returns.
+        survive a power cut when the call returns. Raises :exc:`HardBatchError`.
         """
 
     def positions(self, segments: Sequence[str]) -> Positions:

@@ -125,7 +125,7 @@ def _store_visits(connection: sqlite3.Connection, batch: Batch, max_endpoints: i
     def load(array: str, lines: int) -> bool:
         return _load(connection, array, lines)
 
-    unreadable = load_readable(batch.data, load)
+    unreadable = load_readable(batch.data, load, batch.patience)
     _count_unreadable(batch, unreadable)
     if connection.execute(HAS_NEW_ENDPOINTS).fetchone()[0]:
         (known,) = connection.execute(COUNT_ENDPOINTS).fetchone()

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
+
+from . import HardBatchError
 
 # Cannot occur within a JSON string, where the quotes would be escaped: so it starts a line.
 START = b'{"timestamp":'
+NAMES = (b'"timestamp"', b'"method"', b'"endpoint"')  # of fields that no visit lacks
 
 
 @dataclass(slots=True)
@@ -17,43 +22,62 @@ class Unreadable:
     torn: list[bytes] = field(default_factory=list)
 
 
-def load_readable(data: bytes, load: Callable[[str, int], bool]) -> Unreadable:
+def load_readable(
+    data: bytes, load: Callable[[str, int], bool], patience: float = math.inf
+) -> Unreadable:
     """Load all lines of ``data`` and return the pieces that are no visits.
 
     ``load(array, lines)`` stores a JSON array all or nothing; False means that it does not hold
-    that many visits. Then halves are tried, so that one bad line among n costs about 2 n.
+    that many visits. Then halves are tried, so that one bad line among n costs about 2 n. What
+    cannot be a visit is left out before. Raises :exc:`HardBatchError` after ``patience`` refusals.
     """
-    unreadable = Unreadable()
-    if data and not _load(data, data.count(b"\n"), load):
-        _load_halves(data.split(b"\n")[:-1], load, unreadable)
-    return unreadable
+    loading = _Loading(load, patience)
+    if data and not loading.load(data, data.count(b"\n")):
+        likely: list[bytes] = []
+        for line in data.split(b"\n")[:-1]:
+            may_be_one = all(name in line for name in NAMES)
+            (likely if may_be_one else loading.unreadable.lines).append(line)
+        loading.load_lines(likely)
+    return loading.unreadable
 
 
-def _load_halves(lines: list[bytes], load: Callable[[str, int], bool], out: Unreadable) -> None:
-    if len(lines) == 1:
-        _salvage(lines[0], load, out)
-        return
-    for half in (lines[: len(lines) // 2], lines[len(lines) // 2 :]):
-        if not _load(b"\n".join(half) + b"\n", len(half), load):
-            _load_halves(half, load, out)
+class _Loading:
+    """Load the lines of one batch, and gather what is left over."""
 
+    def __init__(self, load: Callable[[str, int], bool], patience: float) -> None:
+        self._load_array = load
+        self._patience = patience
+        self.unreadable = Unreadable()
 
-def _salvage(line: bytes, load: Callable[[str, int], bool], out: Unreadable) -> None:
-    """Load the whole line that stands behind a torn one, and note what is left over."""
-    cut = line.rfind(START)
-    if cut > 0 and _load(line[cut:] + b"\n", 1, load):
-        out.torn.append(line[:cut])
-    else:
-        out.lines.append(line)
+    def load_lines(self, lines: list[bytes]) -> None:
+        """Load all that can be, half by half."""
+        if not lines or self.load(b"\n".join(lines) + b"\n", len(lines)):
+            return
+        if len(lines) == 1:
+            self._salvage(lines[0])
+            return
+        self.load_lines(lines[: len(lines) // 2])
+        self.load_lines(lines[len(lines) // 2 :])
 
+    def _salvage(self, line: bytes) -> None:
+        """Load the whole line that stands behind a torn one, and note what is left over."""
+        cut = line.rfind(START)
+        if cut > 0 and self.load(line[cut:] + b"\n", 1):
+            self.unreadable.torn.append(line[:cut])
+        else:
+            self.unreadable.lines.append(line)
 
-def _load(data: bytes, lines: int, load: Callable[[str, int], bool]) -> bool:
-    # The line ends stay within the array: a string that runs over one is an error, and two
-    # broken lines cannot join into a good one. At NUL, SQLite would take the text to be at its end.
-    if b"\0" in data:
+    def load(self, data: bytes, lines: int) -> bool:
+        """Load all of ``data`` or nothing."""
+        # The line ends stay within the array: a string that runs over one is an error, and two
+        # broken lines cannot join into a good one. At NUL, SQLite would take the text to be at its
+        # end.
+        if b"\0" not in data:
+            with suppress(UnicodeDecodeError):
+                array = "[" + data[:-1].replace(b"\n", b",\n").decode() + "]"
+                if self._load_array(array, lines):
+                    return True
+        self._patience -= 1
+        if self._patience < 0:
+            raise HardBatchError("most of what waits in the spool is no visit")
         return False
-    try:
-        array = "[" + data[:-1].replace(b"\n", b",\n").decode() + "]"
-    except UnicodeDecodeError:
-        return False
-    return load(array, lines)
