@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import errno
 import importlib
 import os
 import time
@@ -107,8 +108,14 @@ class Tracker:
         path = database_path(database)
         folder = path.with_name(path.name + "-spool")
         own_secret = Secret(folder)
-        self._storage = open_storage(path, max_endpoints=max_endpoints, make_secret=own_secret.make)
-        _prepare(folder)
+        used_before = os.path.isdir(folder)
+        self._storage = open_storage(
+            path,
+            max_endpoints=max_endpoints,
+            make_secret=own_secret.make,
+            used_before=used_before,
+        )
+        problem = _prepare(folder, used_before)
         declare_identity(self._storage, identity, secret)
         visitors = Visitors(
             key_finder(self._storage, folder, own_secret, identity, secret),
@@ -119,6 +126,8 @@ class Tracker:
         self._spool = Spool(
             folder, max_bytes=max_spool_bytes, fsync=fsync, on_open=self._recording_began
         )
+        if problem is not None:
+            self._spool.refuse(problem)
         retention = Retention(self._storage, retention_days, time.time_ns)
         retention.declare()
         self._ingester = Ingester(self._storage, folder, durable=fsync, on_wake=self._spool.tend)
@@ -253,15 +262,21 @@ def _imported(name: str) -> Any:
         ) from error
 
 
-def _prepare(folder: Path) -> None:
-    """Try what recording needs, while somebody is there to read the message."""
+def _prepare(folder: Path, used_before: bool) -> OSError | None:
+    """Try what recording needs, while somebody is there to read the message.
+
+    Returns what is wrong with a spool that was ``used_before``: an application must start.
+    """
     try:
         make_folder(folder)
         refuse_network(folder)
         if not os.access(folder, os.W_OK | os.X_OK):
-            raise PermissionError(f"no permission to write to {folder}")
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
     except OSError as error:
+        if used_before:
+            return error
         raise ConfigurationError(
             f"the spool {folder} cannot be used: {error}; choose a database in a folder that "
             f"this process may write to"
         ) from error
+    return None

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from .errors import StorageError, logger
+from .errors import StorageError
 from .process import watch_forks
 from .storage import Storage
 
@@ -40,7 +40,9 @@ class Retention:
             self._declare()
         except StorageError as error:
             if self._days is not None:
-                logger.warning("retention_days=%s does not hold yet: %s", self._days, error)
+                self._storage.outage.report(
+                    f"retention_days={self._days} does not hold yet: {error}"
+                )
 
     def _declare(self) -> None:
         if not self._is_declared:

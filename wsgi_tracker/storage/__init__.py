@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, TypeAlias
 
-from ..errors import ConfigurationError
+from ..errors import ConfigurationError, Outage
 from ..period import Granularity
 from ..reports import EndpointStats, Summary, TrendBucket
 from ..visit import Visit
@@ -65,7 +65,12 @@ class Storage(Protocol):
 
     Every method may raise :exc:`StorageError`. A window's ``start`` is in microseconds since the
     epoch; it has no end. Safe to share between threads, and usable after a fork.
+
+    Who meets an outage that keeps visits in the spool reports it to ``outage``: however many do,
+    it is logged once.
     """
+
+    outage: Outage
 
     def ingest(self, segments: Sequence[str], read: ReadBatch, *, durable: bool) -> list[bytes]:
         """Take in, exactly once, what ``read`` returns for the positions of these segments.
@@ -143,15 +148,22 @@ def open_storage(
     *,
     max_endpoints: int = 10_000,
     make_secret: Callable[[], bytes] = random_secret,
+    used_before: bool = False,
 ) -> Storage:
     """Open, or create, the storage that ``database`` names: a path or ``sqlite:///path``.
 
-    ``make_secret`` returns the key of every ``user_hash`` when a database is created. Raises :exc:`ConfigurationError` where that cannot work.
+    ``make_secret`` returns the key of every ``user_hash`` when a database is created. Raises
+    :exc:`ConfigurationError` where that cannot work, which is a mistake of who configures it; not
+    where the database was ``used_before``: then something befell it, which is logged, and what
+    needs it raises :exc:`StorageError` until it is over.
     """
     from .sqlite import SQLiteStorage
 
     return SQLiteStorage(
-        database_path(database), max_endpoints=max_endpoints, make_secret=make_secret
+        database_path(database),
+        max_endpoints=max_endpoints,
+        make_secret=make_secret,
+        used_before=used_before,
     )
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
-from ..errors import ConfigurationError, StorageError, logger
+from ..errors import ConfigurationError, Outage, StorageError, logger
 from ..period import DAY, HOUR, Granularity, bucket_start
 from ..reports import EndpointStats, Summary, TrendBucket
 from ..visit import FIELDS, Visit
@@ -92,7 +92,12 @@ class SQLiteStorage:
     """A :class:`~wsgi_tracker.storage.Storage` in the file ``database``."""
 
     def __init__(
-        self, database: Path, *, max_endpoints: int, make_secret: Callable[[], bytes]
+        self,
+        database: Path,
+        *,
+        max_endpoints: int,
+        make_secret: Callable[[], bytes],
+        used_before: bool,
     ) -> None:
         if sqlite3.sqlite_version_info < OLDEST_SQLITE:
             raise ConfigurationError(
@@ -100,31 +105,35 @@ class SQLiteStorage:
                 f"{sqlite3.sqlite_version}; use a newer Python or operating system"
             )
         self.database = database
+        self.outage = Outage("visits wait in the spool")
         self._max_endpoints = max_endpoints
         self._make_secret = make_secret
         self._patience_seconds = START_PATIENCE_SECONDS
         self._pool = ConnectionPool(database, self._connect)
         self._inode: tuple[int, int] | None = None
         self._forget_at = 0.0
-        self._try()
+        self._try(used_before)
         self._patience_seconds = BUSY_TIMEOUT_SECONDS
 
-    def _try(self) -> None:
-        """Write nothing, but as if: what can never work is said now, to who configures it."""
+    def _try(self, used_before: bool) -> None:
+        """Write nothing, but as if: what can never work is said now, to who configures it.
+
+        What worked before can work again: an application must start meanwhile.
+        """
         try:
             make_file(self.database)
             with self._pool.writer() as connection, transaction(connection):
                 connection.execute("DELETE FROM counts WHERE 0")
         except StorageError as error:  # of a newer schema: an upgrade may be under way
-            logger.error("visits wait in the spool: %s", error)
+            self.outage.report(str(error))
         except (sqlite3.DatabaseError, OSError) as error:
-            if is_passing(error):
-                logger.warning("visits wait in the spool: %s", explain(error, self.database))
-                return
-            raise ConfigurationError(
-                f"{self.database} cannot be the database: {error}; choose a path in an existing "
-                f"folder that this process may write to, which is a SQLite database or nothing yet"
-            ) from error
+            if not used_before and not is_passing(error):
+                raise ConfigurationError(
+                    f"{self.database} cannot be the database: {error}; choose a path in an "
+                    f"existing folder that this process may write to, which is a SQLite database "
+                    f"or nothing yet"
+                ) from error
+            self.outage.report(explain(error, self.database))
         finally:
             self._pool.close()
 
@@ -179,6 +188,8 @@ class SQLiteStorage:
         # On a connection of its own, whatever the schema: visits must be encoded even where they
         # cannot be stored until an upgrade is complete. It is asked for in a request: no waiting.
         with storage_errors(self.database), closing(self._open(timeout_seconds=0.05)) as connection:
+            if not schema_version(connection):
+                create_schema(connection, self._make_secret, patience_seconds=0)
             row = connection.execute("SELECT value FROM settings WHERE name = 'secret'").fetchone()
         if row is None:
             raise StorageError(f"{self.database} has no secret")
