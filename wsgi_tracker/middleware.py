@@ -25,7 +25,13 @@ from .ingest import Ingester
 from .ingest_thread import IngestThread
 from .mounts import refuse_network
 from .observation import Observation
-from .options import check_application, check_flag, check_positive, check_prefix
+from .options import (
+    check_application,
+    check_flag,
+    check_positive,
+    check_prefix,
+    check_retention,
+)
 from .process import threads_run
 from .recorder import Recorder, UserFinder, user_finder
 from .retention import Retention
@@ -57,7 +63,8 @@ class Tracker:
     ``$WSGI_TRACKER_TOKEN``. ``endpoint`` is ``"route"``, ``"path"`` or a callable on environ; with
     ``collapse_ids``, an endpoint that is a path has ``<int>``, ``<uuid>``, ``<hex>`` for its ids.
     ``trusted_proxies`` are addresses, networks, or ``"unix"``. Visits older than
-    ``retention_days`` are deleted, hourly, by a process that ingests. With ``ingest=False`` this
+    ``retention_days`` are deleted, hourly, by a process that ingests; 0 keeps all, and the value
+    given last, by any process, holds until another is given. With ``ingest=False`` this
     process only records, and another, or the next report, moves visits to the database. With ``fsync`` a
     response ends only when its visit would survive a power cut, too.
     """
@@ -89,7 +96,7 @@ class Tracker:
         check_prefix(prefix)
         check_positive("max_endpoints", max_endpoints)
         check_positive("max_spool_bytes", max_spool_bytes)
-        check_positive("retention_days", 1 if retention_days is None else retention_days)
+        check_retention(retention_days)
         check_flag("collapse_ids", collapse_ids)
         check_flag("ingest", ingest)
         check_flag("fsync", fsync)

@@ -358,7 +358,7 @@ def test_retention_that_was_read_in_an_outage_leaves_no_connection_that_cannot_w
     storage = open_storage(tmp_path / "visits.db")
 
     with immutable([tmp_path / "visits.db"]):
-        storage.set_retention(None)
+        storage.set_retention(0)
         assert not storage.begin_purge(0, None)
 
     storage.set_retention(3)

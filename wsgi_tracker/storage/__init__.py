@@ -42,7 +42,8 @@ class Batch:
 class StorageFacts:
     """What storage knows of itself, at one moment.
 
-    ``last_ingest`` is in microseconds since the epoch. ``newest_visits`` is how many of the newest
+    ``last_ingest`` is in microseconds since the epoch, ``retention_days`` 0 where visits are kept
+    for ever. ``newest_visits`` is how many of the newest
     visits were looked at; ``only_address`` is the one that all of them came from, if it is one.
     """
 
@@ -52,6 +53,7 @@ class StorageFacts:
     ingesting_pid: int | None
     size_bytes: int
     schema: int
+    retention_days: int
     newest_visits: int
     newest_user_agents: int
     only_address: str | None
@@ -110,14 +112,15 @@ class Storage(Protocol):
     def visits(self, limit: int) -> list[Visit]:
         """Return the newest visits, newest first."""
 
-    def set_retention(self, days: int | None) -> None:
-        """Keep visits for so many days, or for ever; the value given last holds."""
+    def set_retention(self, days: int) -> None:
+        """Keep visits for so many days, or with 0 for ever; the value given last holds."""
 
     def begin_purge(self, now: int, days: int | None) -> bool:
         """Set the floor, before which visits are to go, by the retention; True if it is time.
 
         It is not where visits are kept for ever, or a purge began within the hour before ``now``.
-        ``days`` holds where no retention was ever set.
+        ``days`` holds where no retention was ever set. A clock that has leapt since the last purge
+        is believed by the next one.
         """
 
     def purge(self, before: int | None = None) -> Iterator[None]:

@@ -32,6 +32,7 @@ PAGES_PER_STEP = 100
 # What ingest fills again within the hour need not be moved to the file's end and cut off.
 KEEP_FREE_PAGES = 1 / 100
 INTERVAL = HOUR
+LONGEST_LEAP = 2 * INTERVAL
 FOR_EVER = 0
 
 Phase: TypeAlias = Callable[[sqlite3.Connection], bool]
@@ -88,13 +89,15 @@ def first_shown(connection: sqlite3.Connection, start: int) -> int:
     return max(start, read_setting(connection, "floor") or 0)
 
 
-def store_retention(connection: sqlite3.Connection, days: int | None) -> int | None:
+def store_retention(connection: sqlite3.Connection, days: int) -> int:
     """Note for how long visits are kept; return what held before."""
-    known = read_setting(connection, "retention_days") or None
-    _write_setting(connection, "retention_days", days or FOR_EVER)
+    known = read_setting(connection, "retention_days") or FOR_EVER
+    _write_setting(connection, "retention_days", days)
     if known != days:
         _forget_setting(connection, "purged_at")
-        if days is None or (known is not None and days > known):
+        if known == FOR_EVER:
+            _forget_setting(connection, "purge_clock")
+        elif days == FOR_EVER or days > known:
             # A purge that is under way ends here: it deletes nothing but what is below the floor.
             _forget_setting(connection, "floor")
     return known
@@ -113,15 +116,26 @@ def begin_purge(connection: sqlite3.Connection, now: int, days: int | None) -> b
     that another process sets comes before, or after and takes the floor away.
     """
     with transaction(connection):
-        if read_setting(connection, "retention_days") is None:
+        if days is not None and read_setting(connection, "retention_days") is None:
             store_retention(connection, days)
         known = read_setting(connection, "retention_days")
         began = read_setting(connection, "purged_at")
         if not known or (began is not None and 0 <= now - began < INTERVAL):
             return False
         _write_setting(connection, "purged_at", now)
-        _write_setting(connection, "floor", max(0, now - known * DAY))
+        _write_setting(connection, "floor", max(0, _believed(connection, now) - known * DAY))
     return True
+
+
+def _believed(connection: sqlite3.Connection, now: int) -> int:
+    """Return ``now``, or less where the clock has leapt since the last purge.
+
+    One that is a year ahead for a moment would have all visits deleted. Where it was no error but
+    a pause, the next purge makes up for it.
+    """
+    last = read_setting(connection, "purge_clock")
+    _write_setting(connection, "purge_clock", now)
+    return now if last is None else min(now, last + LONGEST_LEAP)
 
 
 class Pace:

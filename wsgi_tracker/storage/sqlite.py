@@ -173,6 +173,7 @@ class SQLiteStorage:
                 ingested.get("ingesting_pid"),
                 self._size_bytes(),
                 schema_version(connection),
+                read_setting(connection, "retention_days") or FOR_EVER,
                 *connection.execute(NEWEST, (first_shown(connection, 0),)).fetchone(),
             )
 
@@ -239,12 +240,12 @@ class SQLiteStorage:
             start = first_shown(connection, 0)
             return [Visit(*row) for row in connection.execute(VISITS, (start, limit))]
 
-    def set_retention(self, days: int | None) -> None:
+    def set_retention(self, days: int) -> None:
         """See :meth:`wsgi_tracker.storage.Storage.set_retention`."""
         # Most processes find what another has stored, and need no lock. A writer that only read
         # would be kept, even one that was opened while nobody could write.
         with self._read() as connection:
-            if (read_setting(connection, "retention_days") or FOR_EVER) == (days or FOR_EVER):
+            if (read_setting(connection, "retention_days") or FOR_EVER) == days:
                 return
         with self._write() as connection:
             known = store_retention(connection, days)
