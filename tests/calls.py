@@ -38,10 +38,22 @@ class Server:
 
 def lines(tmp_path: Path) -> list[dict[str, Any]]:
     """Return the visits that are in the spool now."""
+    visits = [line for line in all_lines(tmp_path) if "counts" not in line]
+    return sorted(visits, key=lambda line: line["timestamp"])
+
+
+def counted(app: Any, tmp_path: Path, name: str) -> int:
+    """Return how many requests were dropped, or ignored: those in the spool, and those to come."""
+    written: int = sum(line.get("counts", {}).get(name, 0) for line in all_lines(tmp_path))
+    pending: int = app._spool.counts.get(name, 0)
+    return written + pending
+
+
+def all_lines(tmp_path: Path) -> list[dict[str, Any]]:
     found = []
     for segment in (tmp_path / "visits.db-spool").glob("*.ndjson"):
         found += [json.loads(line) for line in segment.read_bytes().splitlines()[1:]]
-    return sorted(found, key=lambda line: line["timestamp"])
+    return found
 
 
 def only_visit(tmp_path: Path) -> dict[str, Any]:

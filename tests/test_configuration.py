@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import logging
+import json
+import os
 import sqlite3
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -250,57 +251,155 @@ def test_database_that_is_locked_at_start_delays_but_loses_nothing(
 
     tracker.close()
     assert (summary["total_hits"], summary["total_unique_users"]) == (3, 1)
-    assert caplog.records[0].levelno == logging.WARNING
-    assert "locked" in caplog.text
+    assert "locked" in caplog.messages[0]
 
 
 # Python itself may stand where nobody cannot read it, so all is imported before.
 AS_NOBODY = f"""
-import os, sys, tempfile
+import logging, os, sys, tempfile
 from pathlib import Path
+from werkzeug.test import Client
 from wsgi_tracker import Tracker
 from wsgi_tracker.errors import ConfigurationError
 
+def hello(environ, start_response):
+    start_response("200 OK", [])
+    return [b"hello"]
+
+def serve(folder):
+    with Tracker(hello, Path(folder) / "visits.db", require_token=False) as tracker:
+        print(Client(tracker).get("/").text)
+        print(Client(tracker).get("/api/tracking/health").text)
+
 with tempfile.TemporaryDirectory() as folder:
-    Tracker(print, Path(folder) / "visits.db", token="right").close()
+    serve(folder)
+logging.basicConfig(stream=sys.stdout, format="%(message)s")
+print("-----")
 if os.getuid() == 0:
     os.setgid({NOBODY})
     os.setuid({NOBODY})
 try:
-    Tracker(print, Path(sys.argv[1]) / "visits.db", token="right").close()
+    serve(sys.argv[1])
 except ConfigurationError as error:
-    print(error)
-else:
-    print("accepted")
+    print("refused:", error)
 """
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """Return a folder of a test's own, as pytest's are closed to nobody."""
+    with tempfile.TemporaryDirectory() as name:
+        yield Path(name)
+        for path in [Path(name), *Path(name).iterdir()]:
+            path.chmod(0o777)
+
+
+def served_by_nobody(folder: Path) -> str:
+    made = subprocess.run(
+        [sys.executable, "-c", AS_NOBODY, str(folder)],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    return made.stdout.partition("-----\n")[2]
+
+
+def test_folder_that_is_read_only_is_refused(open_folder: Path) -> None:
+    open_folder.chmod(0o555)
+
+    said = served_by_nobody(open_folder)
+
+    assert said.startswith("refused: ")
+    assert "folder that this process may write to" in said
 
 
 @pytest.mark.parametrize(
     ("closed", "says"),
     [
-        pytest.param(".", "folder that this process may write to", id="folder"),
-        pytest.param("visits.db", "readonly database", id="database"),
-        pytest.param("visits.db-spool", "visits.db-spool", id="spool"),
-        pytest.param(None, "accepted", id="nothing"),
+        pytest.param(".", ["visits wait in the spool: "], id="folder"),
+        pytest.param("visits.db", ["visits wait in the spool: attempt to write"], id="database"),
+        pytest.param("visits.db-spool", ["visits are dropped, ", "visits wait "], id="spool"),
+        pytest.param(None, [], id="nothing"),
     ],
 )
-def test_place_that_is_read_only_is_refused(closed: str | None, says: str) -> None:
-    with tempfile.TemporaryDirectory() as name:  # pytest's own folders are closed to nobody
-        folder = Path(name)
-        if closed != ".":
-            Tracker(hello, folder / "visits.db", token="right").close()
-            (folder / "visits.db-spool" / "ingest.lock").unlink()
-        for path in [*folder.iterdir(), folder]:
-            path.chmod(0o777 if path.is_dir() else 0o666)
-        if closed is not None:
-            (folder / closed).chmod(0o555 if closed != "visits.db" else 0o444)
+def test_application_starts_where_what_it_has_used_became_read_only(
+    closed: str | None, says: list[str], open_folder: Path
+) -> None:
+    """gunicorn halts when a worker does not boot, and so ended when it replaced one."""
+    Tracker(hello, open_folder / "visits.db", token="right").close()
+    (open_folder / "visits.db-spool" / "ingest.lock").unlink()
+    for path in [*open_folder.rglob("*"), open_folder]:
+        path.chmod(0o777 if path.is_dir() else 0o666)
+    if closed is not None:
+        (open_folder / closed).chmod(0o555 if closed != "visits.db" else 0o444)
 
-        made = subprocess.run(
-            [sys.executable, "-c", AS_NOBODY, name],
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=60,
-        )
+    said = served_by_nobody(open_folder).splitlines()
+    (health,) = (json.loads(line) for line in said if line.startswith("{"))
 
-    assert says in made.stdout
+    assert "hello" in said
+    assert health["recording"] is (closed != "visits.db-spool")
+    assert health["status"] == ("ok" if closed is None else "degraded")
+    assert sum(line.startswith("visits ") for line in said) == len(says)
+    for begin in says:
+        assert any(line.startswith(begin) for line in said), said
+
+
+def garbage(database: Path) -> None:
+    with database.open("r+b") as file:
+        file.write(os.urandom(100))
+
+
+def zeros(database: Path) -> None:
+    database.write_bytes(bytes(database.stat().st_size))
+
+
+def cut(database: Path) -> None:
+    os.truncate(database, 50)
+
+
+@pytest.mark.parametrize("damage", [garbage, zeros, cut])
+def test_application_starts_while_the_head_of_its_database_is_damaged(
+    damage: Callable[[Path], None], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    database = tmp_path / "visits.db"
+
+    def start() -> webtest.TestApp:
+        return webtest.TestApp(Tracker(hello, database, require_token=False, ingest=False))
+
+    start().app.close()
+    damage(database)
+    app = start()
+    app.get("/")
+    app.get("/api/tracking/summary", status=503)
+    during = [message for message in caplog.messages if "wait in the spool" in message]
+    database.unlink()
+    summary = app.get("/api/tracking/summary").json
+    app.app.close()
+
+    assert summary["total_hits"] == 1
+    assert len(during) == 1
+    assert "is damaged" in during[0]
+
+
+def test_outage_at_start_is_logged_once_by_all_that_meet_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Constructor, retention, ingest and purge told of one lock: four lines."""
+    database = tmp_path / "visits.db"
+    Tracker(hello, database, token="right").close()
+
+    with closing(sqlite3.connect(database, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        tracker = Tracker(hello, database, token="right", retention_days=30, ingest=False)
+        webtest.TestApp(tracker).get("/")
+        tracker._ingester.wake()
+        tracker._ingest_thread._purge()
+        during = [record.getMessage() for record in caplog.records]
+        other.execute("ROLLBACK")
+    tracker._ingester.wake()
+    tracker.close()
+
+    assert len(during) == 1
+    assert during[0].startswith("visits wait in the spool: database is locked; ")
+    assert caplog.messages[1:] == ["visits wait in the spool: works again"]

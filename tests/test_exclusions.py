@@ -10,16 +10,12 @@ from typing import Any
 
 import pytest
 import webtest
-from calls import TEXT, environ, generate, lines, serve
+from calls import TEXT, counted, environ, generate, lines, serve
 
 from wsgi_tracker import Tracker
 from wsgi_tracker.errors import ConfigurationError
 
 Tracked = Callable[..., Tracker]
-
-
-def ignored(app: Tracker) -> int:
-    return app._spool.counts.get("ignored", 0)
 
 
 @pytest.mark.parametrize(
@@ -58,7 +54,7 @@ def test_rule_excludes_what_it_says(
     tracker = tracked(app, exclude=("/never", rule))
     serve(tracker, dict(request_))
 
-    assert ignored(tracker) == excluded
+    assert counted(tracker, tmp_path, "ignored") == excluded
     assert len(lines(tmp_path)) == (0 if excluded else 1)
 
 
@@ -67,7 +63,7 @@ def test_address_that_is_excluded_is_the_clients(tracked: Tracked, tmp_path: Pat
     for client in ("198.51.100.7", "203.0.113.5"):
         serve(tracker, environ(REMOTE_ADDR="127.0.0.1", HTTP_X_FORWARDED_FOR=client))
 
-    assert ignored(tracker) == 1
+    assert counted(tracker, tmp_path, "ignored") == 1
     assert [line["ip_address"] for line in lines(tmp_path)] == ["203.0.113.5"]
 
 
@@ -84,7 +80,9 @@ def test_application_has_the_last_word(
     tracker = tracked(app, exclude=("/*",) if excluded else ())
     serve(tracker, environ())
 
-    assert (len(lines(tmp_path)), ignored(tracker)) == ((1, 0) if word else (0, 1))
+    assert (len(lines(tmp_path)), counted(tracker, tmp_path, "ignored")) == (
+        (1, 0) if word else (0, 1)
+    )
 
 
 def test_callable_that_fails_excludes_nothing(

@@ -85,6 +85,7 @@ def test_health_is_what_the_manual_lists(client: Client, monkeypatch: pytest.Mon
         "ingesting_pid": os.getpid(),
         "database_bytes": sum(Path(f"{database}{end}").stat().st_size for end in ("", "-wal")),
         "schema": SCHEMA_VERSION,
+        "retention_days": 0,
     }
 
 

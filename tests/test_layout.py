@@ -12,7 +12,7 @@ PACKAGE = Path(wsgi_tracker.__file__).parent
 ORDER = """
     errors options process mounts addresses exclusions visitors endpoints visit agents period reports
     integrations integrations.django integrations.falcon integrations.pyramid
-    storage storage.faults storage.lines storage.pool storage.schema storage.migrations
+    storage storage.faults storage.lines storage.pool storage.schema storage.settings storage.migrations
     storage.intake storage.purge storage.classes storage.raw storage.sqlite
     secret identity segments rescue batches rejected hostlock spool recorder retention ingest forget ingest_thread health observation query auth api middleware
     __init__ demo __main__

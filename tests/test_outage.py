@@ -154,6 +154,13 @@ def test_many_kinds_of_fault_fill_neither_log_nor_memory(caplog: pytest.LogCaptu
     assert len(outage._met) == 1
 
 
+def test_error_of_our_own_needs_no_traceback(caplog: pytest.LogCaptureFixture) -> None:
+    Outage("bug").report_bug(here(StorageError, "the disk is full"))  # type: ignore[arg-type]
+    Outage("bug").report_bug(here(KeyError))
+
+    assert [bool(record.exc_info) for record in caplog.records] == [False, True]
+
+
 # --- the recorder's ------------------------------------------------------------------------------
 
 

@@ -394,9 +394,9 @@ def test_database_of_old_visits_alone_is_emptied(kept: Kept) -> None:
     assert kept.sql("SELECT value FROM counts WHERE name = 'recorded'") == [(2,)]
 
 
-@pytest.mark.parametrize("days", [0, -1, True, 1.5, "30"])
-def test_retention_is_at_least_a_day(days: Any, tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match="retention_days is a whole number above 0"):
+@pytest.mark.parametrize("days", [-1, True, 1.5, "30", 36_501, 10**30])
+def test_retention_is_a_number_of_days(days: Any, tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="retention_days is a whole number up to 36500"):
         Tracker(print, tmp_path / "visits.db", retention_days=days)
 
 
@@ -456,9 +456,79 @@ def test_retention_given_last_holds_for_all(kept: Kept, caplog: pytest.LogCaptur
 
     assert kept.storage.summary(0).total_hits == 2
     assert [record.getMessage() for record in caplog.records] == [
-        "retention_days is 30 from now on, it was None",
+        "retention_days is 30 from now on, it was 0",
         "retention_days is 90 from now on, it was 30",
     ]
+
+
+@pytest.mark.parametrize(
+    ("days", "left"),
+    [
+        pytest.param(None, 0, id="no value leaves what holds"),
+        pytest.param(0, 1, id="zero keeps all"),
+    ],
+)
+def test_process_that_gives_no_retention_leaves_the_one_that_holds(
+    days: int | None, left: int, tracked: Callable[..., Tracker], tmp_path: Path
+) -> None:
+    """It switched retention off for all, without a word of it where it was configured."""
+    client = webtest.TestApp(tracked(retention_days=30))
+    retention = Retention(tracked(retention_days=days)._storage, days, Clock())
+    kept = Kept(tmp_path)
+    kept.ingest([visit(FLOOR - 1)])
+
+    run(retention)
+
+    assert kept.sql("SELECT count(*) FROM visits") == [(left,)]
+    health = client.get("/api/tracking/health").json
+    assert health["retention_days"] == (30 if days is None else days)
+    kept.storage.close()
+
+
+def test_clock_that_is_ahead_for_one_purge_deletes_no_younger_visit(kept: Kept) -> None:
+    """All visits were gone for good when it was right again."""
+    clock = Clock()
+    retention = Retention(kept.storage, 30, clock)
+    kept.ingest([visit(FLOOR - 1), visit(FLOOR + 3 * HOUR), visit(NOW)])
+    run(retention)
+
+    clock.now += 365 * DAY
+    run(retention)
+    clock.now = NOW + HOUR
+    run(retention)
+
+    assert kept.sql("SELECT timestamp_us FROM user_visits ORDER BY 1") == [
+        (FLOOR + 3 * HOUR,),
+        (NOW,),
+    ]
+    assert kept.storage.summary(0).total_hits == 2
+
+
+def test_purge_makes_up_for_a_pause_an_hour_later(kept: Kept) -> None:
+    clock = Clock()
+    retention = Retention(kept.storage, 30, clock)
+    kept.ingest([visit(FLOOR + DAY), visit(NOW)])
+    run(retention)
+
+    left = []
+    for pause in (7 * DAY, HOUR):
+        clock.now += pause
+        run(retention)
+        left += kept.sql("SELECT count(*) FROM visits")
+
+    assert left == [(2,), (1,)]
+
+
+def test_retention_that_comes_after_a_time_without_holds_at_once(kept: Kept) -> None:
+    clock = Clock()
+    run(Retention(kept.storage, 30, clock))
+    kept.storage.set_retention(0)
+    kept.ingest([visit(NOW)])
+    clock.now += 400 * DAY
+
+    run(Retention(kept.storage, 30, clock))
+
+    assert kept.sql("SELECT count(*) FROM visits") == [(0,)]
 
 
 def test_longer_retention_comes_in_time_before_the_first_step(kept: Kept) -> None:
@@ -474,8 +544,8 @@ def test_longer_retention_comes_in_time_before_the_first_step(kept: Kept) -> Non
 
 
 @pytest.mark.usefixtures("small_steps")
-@pytest.mark.parametrize("days", [None, 90])
-def test_longer_retention_ends_a_purge_under_way(days: int | None, kept: Kept) -> None:
+@pytest.mark.parametrize("days", [0, 90])
+def test_longer_retention_ends_a_purge_under_way(days: int, kept: Kept) -> None:
     kept.storage.set_retention(30)
     kept.ingest([visit(FLOOR - 1, number) for number in range(9)])
     purge = kept.storage.purge(FLOOR)

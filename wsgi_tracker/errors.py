@@ -77,7 +77,7 @@ class Outage:
         return another and self._clock() - self._logged_at < SAME_SECONDS
 
     def report_bug(self, error: BaseException) -> None:
-        """Log ``error`` and its traceback unless it is known.
+        """Log ``error`` unless it is known, and where it comes from unless it is one of ours.
 
         Its type and the line that raised it tell it apart, as its text may be a client's.
         """
@@ -87,7 +87,9 @@ class Outage:
     def _log(self, problem: str, error: BaseException | None = None) -> None:
         self.known = f"{self._what}: {problem}"
         self._logged_at = self._clock()
-        logger.error("%s: %s", self._what, problem, exc_info=error)
+        # Where ours was raised says nothing: its text does.
+        bug = None if isinstance(error, TrackerError) else error
+        logger.error("%s: %s", self._what, problem, exc_info=bug)
 
     def _begins(self, kind: str) -> bool:
         """Note that a fault was met; return whether it is a new one."""

@@ -28,6 +28,7 @@ STALE_SECONDS = 60
 # Two user agents behind one address are suspicious, and so is one that comes so often.
 MANY_VISITS = 50
 MAX_COUNTED_BYTES = 64 << 20  # counting the lines of so many takes some 50 ms
+STORAGE_FACTS = ("last_ingest", "ingesting_pid", "database_bytes", "schema", "retention_days")
 COUNTS = ("recorded", "queued", "dropped", "torn", "rejected", "ignored")
 
 
@@ -82,12 +83,13 @@ class Health:
 
 def _storage_as_json(facts: StorageFacts | None) -> dict[str, Any]:
     if facts is None:
-        return dict.fromkeys(("last_ingest", "ingesting_pid", "database_bytes", "schema"))
+        return dict.fromkeys(STORAGE_FACTS)
     return {
         "last_ingest": _iso(facts.last_ingest),
         "ingesting_pid": facts.ingesting_pid,
         "database_bytes": facts.size_bytes,
         "schema": facts.schema,
+        "retention_days": facts.retention_days,
     }
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from .errors import ConfigurationError, StorageError, logger
+from .errors import ConfigurationError, StorageError
 from .secret import DailySecret, Secret, derived_secret, secret_mark
 from .storage import Storage
 
@@ -36,7 +36,7 @@ def declare_identity(storage: Storage, identity: str, secret: str | bytes | None
     try:
         known = storage.declare(given)
     except StorageError as error:
-        logger.warning("identity=%r could not be compared with the database's: %s", identity, error)
+        storage.outage.report(f"identity={identity!r} could not be compared: {error}")
         return
     finally:
         storage.close()  # who is refused leaves nothing open

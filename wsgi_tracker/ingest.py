@@ -56,7 +56,7 @@ class Ingester:
         self._durable = durable
         self._on_wake = on_wake
         self._host_lock = HostLock.of(folder)
-        self._outage = Outage("visits wait in the spool")
+        self._outage = storage.outage
         self._refused = Outage("visits of another user wait in the spool")
         self._rejected = RejectedLines(folder)
         # Segment file -> its size when last read to the end: there is nothing new in it.

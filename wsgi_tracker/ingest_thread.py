@@ -96,7 +96,8 @@ class IngestThread:
                 more = not ours or self._retention.step()
             self._purge_outage.over()
         except StorageError as error:
-            self._purge_outage.report(str(error))
+            if not self._ingester.problems:  # else it is known
+                self._purge_outage.report(str(error))
             return LONGEST_PAUSE_SECONDS
         except Exception as error:  # whatever it is, there is a next time
             self._purge_outage.report_bug(error)

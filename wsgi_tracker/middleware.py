@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import errno
 import importlib
 import os
 import time
@@ -24,7 +25,13 @@ from .ingest import Ingester
 from .ingest_thread import IngestThread
 from .mounts import refuse_network
 from .observation import Observation
-from .options import check_application, check_flag, check_positive, check_prefix
+from .options import (
+    check_application,
+    check_flag,
+    check_positive,
+    check_prefix,
+    check_retention,
+)
 from .process import threads_run
 from .recorder import Recorder, UserFinder, user_finder
 from .retention import Retention
@@ -60,7 +67,8 @@ class Tracker:
     or ``"unix"``. ``ip_addresses`` is ``"full"``, ``"truncated"`` or ``"none"``; ``identity`` is
     ``"permanent"`` or ``"daily"``, under a random secret or one that ``secret`` derives; with
     ``honor_privacy_signals``, who sends one is counted as a hit alone. Visits older than
-    ``retention_days`` are deleted, hourly, by a process that ingests. With ``ingest=False`` this
+    ``retention_days`` are deleted, hourly, by a process that ingests; 0 keeps all, and
+    the value given last, by any process, holds until another is given. With ``ingest=False`` this
     process only records, and another, or the next report, moves visits to the database. With ``fsync`` a
     response ends only when its visit would survive a power cut, too.
     """
@@ -92,7 +100,7 @@ class Tracker:
         check_prefix(prefix)
         check_positive("max_endpoints", max_endpoints)
         check_positive("max_spool_bytes", max_spool_bytes)
-        check_positive("retention_days", 1 if retention_days is None else retention_days)
+        check_retention(retention_days)
         check_flag("collapse_ids", collapse_ids)
         check_flag("ingest", ingest)
         check_flag("fsync", fsync)
@@ -114,8 +122,14 @@ class Tracker:
         path = database_path(database)
         folder = path.with_name(path.name + "-spool")
         own_secret = Secret(folder)
-        self._storage = open_storage(path, max_endpoints=max_endpoints, make_secret=own_secret.make)
-        _prepare(folder)
+        used_before = os.path.isdir(folder)
+        self._storage = open_storage(
+            path,
+            max_endpoints=max_endpoints,
+            make_secret=own_secret.make,
+            used_before=used_before,
+        )
+        problem = _prepare(folder, used_before)
         declare_identity(self._storage, identity, secret)
         visitors = Visitors(
             key_finder(self._storage, folder, own_secret, identity, secret),
@@ -126,6 +140,8 @@ class Tracker:
         self._spool = Spool(
             folder, max_bytes=max_spool_bytes, fsync=fsync, on_open=self._recording_began
         )
+        if problem is not None:
+            self._spool.refuse(problem)
         retention = Retention(self._storage, retention_days, time.time_ns)
         retention.declare()
         self._ingester = Ingester(self._storage, folder, durable=fsync, on_wake=self._spool.tend)
@@ -263,15 +279,21 @@ def _imported(name: str) -> Any:
         ) from error
 
 
-def _prepare(folder: Path) -> None:
-    """Try what recording needs, while somebody is there to read the message."""
+def _prepare(folder: Path, used_before: bool) -> OSError | None:
+    """Try what recording needs, while somebody is there to read the message.
+
+    Returns what is wrong with a spool that was ``used_before``: an application must start.
+    """
     try:
         make_folder(folder)
         refuse_network(folder)
         if not os.access(folder, os.W_OK | os.X_OK):
-            raise PermissionError(f"no permission to write to {folder}")
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
     except OSError as error:
+        if used_before:
+            return error
         raise ConfigurationError(
             f"the spool {folder} cannot be used: {error}; choose a database in a folder that "
             f"this process may write to"
         ) from error
+    return None

@@ -10,6 +10,8 @@ from typing import Any
 
 from .errors import ConfigurationError
 
+LONGEST_RETENTION_DAYS = 36_500
+
 
 def check_application(app: Any) -> None:
     """Refuse what is no WSGI application, such as the name of one."""
@@ -22,6 +24,16 @@ def check_prefix(prefix: str) -> None:
     if not isinstance(prefix, str) or not re.fullmatch(r"(/[^/]+)+", prefix):
         raise ConfigurationError(
             f"prefix begins with a slash and ends without one, as '/api/tracking'; given {prefix!r}"
+        )
+
+
+def check_retention(days: int | None) -> None:
+    """Refuse what is no number of days; ``None`` leaves it to others, 0 is for ever."""
+    is_number = isinstance(days, int) and not isinstance(days, bool)
+    if days is not None and not (is_number and 0 <= days <= LONGEST_RETENTION_DAYS):
+        raise ConfigurationError(
+            f"retention_days is a whole number up to {LONGEST_RETENTION_DAYS}, 0 to keep all; "
+            f"given {days!r}"
         )
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from .errors import StorageError, logger
+from .errors import StorageError
 from .process import watch_forks
 from .storage import Storage
 
@@ -16,9 +16,9 @@ RETRY_NS = 60 * 10**9
 
 
 class Retention:
-    """Have visits purged that are older than so many days; ``None`` keeps them for ever.
+    """Have visits purged that are older than so many days; 0 keeps them for ever.
 
-    The value given last, by whichever process, holds for all of them. ``clock()`` is nanoseconds
+    The value given last, by whichever process, holds for all of them; ``None`` gives none. ``clock()`` is nanoseconds
     since the epoch. ``is_due`` and ``step`` are for one thread at a time.
     """
 
@@ -39,11 +39,10 @@ class Retention:
         try:
             self._declare()
         except StorageError as error:
-            if self._days is not None:
-                logger.warning("retention_days=%s does not hold yet: %s", self._days, error)
+            self._storage.outage.report(f"retention_days={self._days} does not hold yet: {error}")
 
     def _declare(self) -> None:
-        if not self._is_declared:
+        if self._days is not None and not self._is_declared:
             self._storage.set_retention(self._days)
             self._is_declared = True
 

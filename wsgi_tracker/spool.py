@@ -208,6 +208,10 @@ class Spool:
         """How many requests were dropped or ignored that no segment tells of yet."""
         return dict(self._counts)
 
+    def refuse(self, problem: OSError) -> None:
+        """Log what will keep visits out of it, before the first one finds out."""
+        self._report(problem)
+
     def _fail(self) -> None:
         self._is_failing = True
         self._retry_at = time.monotonic() + RETRY_SECONDS

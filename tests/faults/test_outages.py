@@ -249,6 +249,26 @@ def test_new_database_takes_what_the_spool_still_holds(
     assert 1 <= running.log.count("was deleted or replaced: visits go to") <= WORKERS
 
 
+def test_full_disk_is_all_that_a_first_start_tells_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It told of another program's database, and to move it away."""
+    with small_disk(tmp_path / "disk", 1) as folder:
+        with full(folder):
+            tracker = Tracker(answer, folder / "visits.db", require_token=False, ingest=False)
+            client = Client(tracker)
+            assert client.get("/t/1").status_code == 200
+            assert client.get("/api/tracking/summary").status_code == 503
+        during = [record for record in caplog.records if record.levelname != "INFO"]
+        assert client.get("/api/tracking/summary").status_code == 200
+        tracker.close()
+
+    assert not any(record.exc_info for record in during)
+    assert all(
+        re.search("is full|not known yet|No space left", record.getMessage()) for record in during
+    )
+
+
 def cut_in_half(database: Path) -> None:
     os.truncate(database, database.stat().st_size // 2)
 
@@ -338,7 +358,7 @@ def test_retention_that_was_read_in_an_outage_leaves_no_connection_that_cannot_w
     storage = open_storage(tmp_path / "visits.db")
 
     with immutable([tmp_path / "visits.db"]):
-        storage.set_retention(None)
+        storage.set_retention(0)
         assert not storage.begin_purge(0, None)
 
     storage.set_retention(3)
@@ -351,7 +371,9 @@ def test_deleted_spool_costs_no_visit(tmp_path: Path) -> None:
         load.wait_for_workers(WORKERS)
         load.wait_for(100)
         shutil.rmtree(tmp_path / "visits.db-spool")
-        wait_until(load, lambda: running.log.count("was deleted or cut") == WORKERS, "no log")
+        wait_until(
+            load, lambda: running.log.count("was deleted, moved or cut") == WORKERS, "no log"
+        )
         load.wait_for(100)
         load.stop()
 

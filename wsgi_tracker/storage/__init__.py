@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Protocol, TypeAlias
 
 from ..agents import ClassFilter
-from ..errors import ConfigurationError, StorageError
+from ..errors import ConfigurationError, Outage, StorageError
 from ..period import Granularity
 from ..reports import EndpointStats, Summary, TrendBucket
 from ..visit import Visit
@@ -51,7 +51,8 @@ class HardBatchError(StorageError):
 class StorageFacts:
     """What storage knows of itself, at one moment.
 
-    ``last_ingest`` is in microseconds since the epoch. ``newest_visits`` is how many of the newest
+    ``last_ingest`` is in microseconds since the epoch, ``retention_days`` 0 where visits are kept
+    for ever. ``newest_visits`` is how many of the newest
     visits were looked at; ``only_address`` is the one that all of them came from, if it is one.
     ``agents_data`` names the data that classified the user agents, those that are newer excepted.
     """
@@ -62,6 +63,7 @@ class StorageFacts:
     ingesting_pid: int | None
     size_bytes: int
     schema: int
+    retention_days: int
     agents_data: str | None
     newest_visits: int
     newest_user_agents: int
@@ -75,8 +77,14 @@ class Storage(Protocol):
     """Visits, and exact answers about them.
 
     Every method may raise :exc:`StorageError`. A window's ``start`` is in microseconds since the
-    epoch; it has no end. ``only`` leaves out visits of other user agents. Safe to share between threads, and usable after a fork.
+    epoch; it has no end. ``only`` leaves out visits of other user agents. Safe to share between
+    threads, and usable after a fork.
+
+    Who meets an outage that keeps visits in the spool reports it to ``outage``: however many do,
+    it is logged once.
     """
+
+    outage: Outage
 
     def ingest(self, segments: Sequence[str], read: ReadBatch, *, durable: bool) -> list[bytes]:
         """Take in, exactly once, what ``read`` returns for the positions of these segments.
@@ -118,14 +126,15 @@ class Storage(Protocol):
     def visits(self, limit: int, only: ClassFilter | None = None) -> list[Visit]:
         """Return the newest visits, newest first."""
 
-    def set_retention(self, days: int | None) -> None:
-        """Keep visits for so many days, or for ever; the value given last holds."""
+    def set_retention(self, days: int) -> None:
+        """Keep visits for so many days, or with 0 for ever; the value given last holds."""
 
     def begin_purge(self, now: int, days: int | None) -> bool:
         """Set the floor, before which visits are to go, by the retention; True if it is time.
 
         It is not where visits are kept for ever, or a purge began within the hour before ``now``.
-        ``days`` holds where no retention was ever set.
+        ``days`` holds where no retention was ever set. A clock that has leapt since the last purge
+        is believed by the next one.
         """
 
     def purge(self, before: int | None = None) -> Iterator[None]:
@@ -163,15 +172,22 @@ def open_storage(
     *,
     max_endpoints: int = 10_000,
     make_secret: Callable[[], bytes] = random_secret,
+    used_before: bool = False,
 ) -> Storage:
     """Open, or create, the storage that ``database`` names: a path or ``sqlite:///path``.
 
-    ``make_secret`` returns the key of every ``user_hash`` when a database is created. Raises :exc:`ConfigurationError` where that cannot work.
+    ``make_secret`` returns the key of every ``user_hash`` when a database is created. Raises
+    :exc:`ConfigurationError` where that cannot work, which is a mistake of who configures it; not
+    where the database was ``used_before``: then something befell it, which is logged, and what
+    needs it raises :exc:`StorageError` until it is over.
     """
     from .sqlite import SQLiteStorage
 
     return SQLiteStorage(
-        database_path(database), max_endpoints=max_endpoints, make_secret=make_secret
+        database_path(database),
+        max_endpoints=max_endpoints,
+        make_secret=make_secret,
+        used_before=used_before,
     )
 
 

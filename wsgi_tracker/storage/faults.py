@@ -36,7 +36,7 @@ _PASSING = ("locked", "busy", "full", "No space left", "disk I/O", "malformed")
 
 
 def is_passing(error: Exception) -> bool:
-    """Return whether the right database is named, and an application may start meanwhile."""
+    """Return whether the right database is named, though it may never have been used."""
     return any(sign in _words(error) for sign in _PASSING)
 
 

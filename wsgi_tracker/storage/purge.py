@@ -22,6 +22,7 @@ from typing import TypeAlias
 
 from ..period import DAY, HOUR
 from .schema import transaction
+from .settings import forget_setting, read_setting, write_setting
 
 # The most that a step takes on; where one took long, the next take less.
 VISITS_PER_STEP = 500
@@ -32,6 +33,7 @@ PAGES_PER_STEP = 100
 # What ingest fills again within the hour need not be moved to the file's end and cut off.
 KEEP_FREE_PAGES = 1 / 100
 INTERVAL = HOUR
+LONGEST_LEAP = 2 * INTERVAL
 FOR_EVER = 0
 
 Phase: TypeAlias = Callable[[sqlite3.Connection], bool]
@@ -65,38 +67,22 @@ DELETE_VISITS = (
 END_OF_RANGE = "SELECT max(id), count(*) FROM (SELECT id FROM {} WHERE id > ? ORDER BY id LIMIT ?)"
 
 
-def read_setting(connection: sqlite3.Connection, name: str) -> int | None:
-    """Return a number that is kept in the settings, if there is one."""
-    row = connection.execute("SELECT value FROM settings WHERE name = ?", (name,)).fetchone()
-    return None if row is None else int(row[0])
-
-
-def _write_setting(connection: sqlite3.Connection, name: str, value: int) -> None:
-    connection.execute(
-        "INSERT INTO settings (name, value) VALUES (?, ?) "
-        "ON CONFLICT (name) DO UPDATE SET value = excluded.value",
-        (name, value),
-    )
-
-
-def _forget_setting(connection: sqlite3.Connection, name: str) -> None:
-    connection.execute("DELETE FROM settings WHERE name = ?", (name,))
-
-
 def first_shown(connection: sqlite3.Connection, start: int) -> int:
     """Return where a window begins that would begin at ``start``: never before the floor."""
     return max(start, read_setting(connection, "floor") or 0)
 
 
-def store_retention(connection: sqlite3.Connection, days: int | None) -> int | None:
+def store_retention(connection: sqlite3.Connection, days: int) -> int:
     """Note for how long visits are kept; return what held before."""
-    known = read_setting(connection, "retention_days") or None
-    _write_setting(connection, "retention_days", days or FOR_EVER)
+    known = read_setting(connection, "retention_days") or FOR_EVER
+    write_setting(connection, "retention_days", days)
     if known != days:
-        _forget_setting(connection, "purged_at")
-        if days is None or (known is not None and days > known):
+        forget_setting(connection, "purged_at")
+        if known == FOR_EVER:
+            forget_setting(connection, "purge_clock")
+        elif days == FOR_EVER or days > known:
             # A purge that is under way ends here: it deletes nothing but what is below the floor.
-            _forget_setting(connection, "floor")
+            forget_setting(connection, "floor")
     return known
 
 
@@ -113,15 +99,26 @@ def begin_purge(connection: sqlite3.Connection, now: int, days: int | None) -> b
     that another process sets comes before, or after and takes the floor away.
     """
     with transaction(connection):
-        if read_setting(connection, "retention_days") is None:
+        if days is not None and read_setting(connection, "retention_days") is None:
             store_retention(connection, days)
         known = read_setting(connection, "retention_days")
         began = read_setting(connection, "purged_at")
         if not known or (began is not None and 0 <= now - began < INTERVAL):
             return False
-        _write_setting(connection, "purged_at", now)
-        _write_setting(connection, "floor", max(0, now - known * DAY))
+        write_setting(connection, "purged_at", now)
+        write_setting(connection, "floor", max(0, _believed(connection, now) - known * DAY))
     return True
+
+
+def _believed(connection: sqlite3.Connection, now: int) -> int:
+    """Return ``now``, or less where the clock has leapt since the last purge.
+
+    One that is a year ahead for a moment would have all visits deleted. Where it was no error but
+    a pause, the next purge makes up for it.
+    """
+    last = read_setting(connection, "purge_clock")
+    write_setting(connection, "purge_clock", now)
+    return now if last is None else min(now, last + LONGEST_LEAP)
 
 
 class Pace:
@@ -172,7 +169,7 @@ def _sweep() -> Iterator[Phase]:
 def set_floor(before: int, connection: sqlite3.Connection) -> bool:
     """Show and keep nothing older than ``before`` from now on."""
     with transaction(connection):
-        _write_setting(connection, "floor", before)
+        write_setting(connection, "floor", before)
     return False
 
 
@@ -228,7 +225,7 @@ class Sweep:
     def begin(self, connection: sqlite3.Connection) -> bool:
         """Note what is true before reading begins."""
         with transaction(connection):
-            _write_setting(connection, "sweep", self._mark)
+            write_setting(connection, "sweep", self._mark)
             self._changes = read_setting(connection, "changes")
             self._unswept = read_setting(connection, "unswept")
         return False
@@ -294,7 +291,7 @@ class Sweep:
                 connection.execute(
                     "DELETE FROM settings WHERE name = 'unswept' AND value = ?", (self._unswept,)
                 )
-                _forget_setting(connection, "sweep")
+                forget_setting(connection, "sweep")
         return False
 
 

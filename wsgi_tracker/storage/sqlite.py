@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sqlite3
 import time
@@ -11,7 +10,7 @@ from contextlib import closing, contextmanager, nullcontext, suppress
 from pathlib import Path
 
 from ..agents import NO_CLASSES, ClassFilter, Classify, data_version, load_classifier
-from ..errors import ConfigurationError, StorageError, logger
+from ..errors import ConfigurationError, Outage, StorageError, logger
 from ..period import Granularity
 from ..reports import EndpointStats, Summary, TrendBucket
 from ..visit import Visit
@@ -35,7 +34,6 @@ from .purge import (
     keeps_for_ever,
     phases,
     phases_for_user,
-    read_setting,
     store_retention,
 )
 from .schema import (
@@ -47,6 +45,7 @@ from .schema import (
     schema_version,
     transaction,
 )
+from .settings import forget_setting, keep_settings, read_setting, read_settings, write_setting
 
 OLDEST_SQLITE = (3, 34, 0)
 NO_FILE = (0, 0)
@@ -67,7 +66,6 @@ SELECT visits, agents, (SELECT ip_address FROM ip_addresses WHERE id = only_addr
         ORDER BY timestamp DESC LIMIT 1000))"""
 COUNT_OF_USER = """
 SELECT count(*) FROM visits WHERE user_id = (SELECT id FROM users WHERE user_hash = ?)"""
-KEEP_SETTING = "INSERT OR REPLACE INTO settings (name, value) VALUES (?, ?)"
 INGESTED = "SELECT name, value FROM settings WHERE name IN ('last_ingest', 'ingesting_pid')"
 
 
@@ -75,7 +73,12 @@ class SQLiteStorage:
     """A :class:`~wsgi_tracker.storage.Storage` in the file ``database``."""
 
     def __init__(
-        self, database: Path, *, max_endpoints: int, make_secret: Callable[[], bytes]
+        self,
+        database: Path,
+        *,
+        max_endpoints: int,
+        make_secret: Callable[[], bytes],
+        used_before: bool,
     ) -> None:
         if sqlite3.sqlite_version_info < OLDEST_SQLITE:
             raise ConfigurationError(
@@ -83,6 +86,7 @@ class SQLiteStorage:
                 f"{sqlite3.sqlite_version}; use a newer Python or operating system"
             )
         self.database = database
+        self.outage = Outage("visits wait in the spool")
         self._max_endpoints = max_endpoints
         self._make_secret = make_secret
         self._patience_seconds = START_PATIENCE_SECONDS
@@ -90,25 +94,28 @@ class SQLiteStorage:
         self._inode: tuple[int, int] | None = None
         self._forget_at = 0.0
         self._classify: Classify | None = None
-        self._try()
+        self._try(used_before)
         self._patience_seconds = BUSY_TIMEOUT_SECONDS
 
-    def _try(self) -> None:
-        """Write nothing, but as if: what can never work is said now, to who configures it."""
+    def _try(self, used_before: bool) -> None:
+        """Write nothing, but as if: what can never work is said now, to who configures it.
+
+        What worked before can work again: an application must start meanwhile.
+        """
         try:
             make_file(self.database)
             with self._pool.writer() as connection, transaction(connection):
                 connection.execute("DELETE FROM counts WHERE 0")
         except StorageError as error:  # of a newer schema: an upgrade may be under way
-            logger.error("visits wait in the spool: %s", error)
+            self.outage.report(str(error))
         except (sqlite3.DatabaseError, OSError) as error:
-            if is_passing(error):
-                logger.warning("visits wait in the spool: %s", explain(error, self.database))
-                return
-            raise ConfigurationError(
-                f"{self.database} cannot be the database: {error}; choose a path in an existing "
-                f"folder that this process may write to, which is a SQLite database or nothing yet"
-            ) from error
+            if not used_before and not is_passing(error):
+                raise ConfigurationError(
+                    f"{self.database} cannot be the database: {error}; choose a path in an "
+                    f"existing folder that this process may write to, which is a SQLite database "
+                    f"or nothing yet"
+                ) from error
+            self.outage.report(explain(error, self.database))
         finally:
             self._pool.close()
 
@@ -173,6 +180,7 @@ class SQLiteStorage:
                 ingested.get("ingesting_pid"),
                 self._size_bytes(),
                 schema_version(connection),
+                read_setting(connection, "retention_days") or FOR_EVER,
                 read_data_version(connection),
                 *connection.execute(NEWEST, (first_shown(connection, 0),)).fetchone(),
             )
@@ -189,6 +197,8 @@ class SQLiteStorage:
         # On a connection of its own, whatever the schema: visits must be encoded even where they
         # cannot be stored until an upgrade is complete. It is asked for in a request: no waiting.
         with storage_errors(self.database), closing(self._open(timeout_seconds=0.05)) as connection:
+            if not schema_version(connection):
+                create_schema(connection, self._make_secret, patience_seconds=0)
             row = connection.execute("SELECT value FROM settings WHERE name = 'secret'").fetchone()
         if row is None:
             raise StorageError(f"{self.database} has no secret")
@@ -197,21 +207,20 @@ class SQLiteStorage:
     def declare(self, settings: Mapping[str, str]) -> Mapping[str, str]:
         """See :meth:`wsgi_tracker.storage.Storage.declare`."""
         with self._read() as connection:
-            known = _settings(connection, settings)
-        if len(known) == len(settings):
-            return known
-        with self._write() as connection:
-            known = {**settings, **_settings(connection, settings)}
-            connection.executemany(KEEP_SETTING, known.items())
+            known = read_settings(connection, settings)
+        if len(known) < len(settings):
+            with self._write() as connection:
+                known = keep_settings(connection, settings)
         return known
 
     def configure(self, settings: Mapping[str, str | None]) -> None:
         """See :meth:`wsgi_tracker.storage.Storage.configure`."""
-        kept = {name: value for name, value in settings.items() if value is not None}
-        forgotten = [(name,) for name in settings if name not in kept]
         with self._write() as connection:
-            connection.executemany(KEEP_SETTING, kept.items())
-            connection.executemany("DELETE FROM settings WHERE name = ?", forgotten)
+            for name, value in settings.items():
+                if value is None:
+                    forget_setting(connection, name)
+                else:
+                    write_setting(connection, name, value)
 
     def stats(self, start: int, only: ClassFilter | None = None) -> list[EndpointStats]:
         """See :meth:`wsgi_tracker.storage.Storage.stats`."""
@@ -235,12 +244,12 @@ class SQLiteStorage:
         with self._read() as connection:
             return raw.visits(connection, first_shown(connection, 0), limit, only)
 
-    def set_retention(self, days: int | None) -> None:
+    def set_retention(self, days: int) -> None:
         """See :meth:`wsgi_tracker.storage.Storage.set_retention`."""
         # Most processes find what another has stored, and need no lock. A writer that only read
         # would be kept, even one that was opened while nobody could write.
         with self._read() as connection:
-            if (read_setting(connection, "retention_days") or FOR_EVER) == (days or FOR_EVER):
+            if (read_setting(connection, "retention_days") or FOR_EVER) == days:
                 return
         with self._write() as connection:
             known = store_retention(connection, days)
@@ -385,11 +394,3 @@ def _erasing(connection: sqlite3.Connection) -> Iterator[None]:
         yield
     finally:
         connection.execute(f"PRAGMA secure_delete = {usual}")
-
-
-def _settings(connection: sqlite3.Connection, names: Iterable[str]) -> dict[str, str]:
-    rows = connection.execute(
-        "SELECT name, value FROM settings WHERE name IN (SELECT value FROM json_each(?))",
-        (json.dumps(list(names)),),
-    )
-    return dict(rows)

@@ -1,0 +1,44 @@
+"""What a database is told once, by name: numbers of its own, and what applications agree on."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterable, Mapping
+
+
+def read_setting(connection: sqlite3.Connection, name: str) -> int | None:
+    """Return a number that is kept in the settings, if there is one."""
+    row = connection.execute("SELECT value FROM settings WHERE name = ?", (name,)).fetchone()
+    return None if row is None else int(row[0])
+
+
+def write_setting(connection: sqlite3.Connection, name: str, value: int | str) -> None:
+    """Give a setting this value, whatever it had."""
+    connection.execute(
+        "INSERT INTO settings (name, value) VALUES (?, ?) "
+        "ON CONFLICT (name) DO UPDATE SET value = excluded.value",
+        (name, value),
+    )
+
+
+def forget_setting(connection: sqlite3.Connection, name: str) -> None:
+    """Leave a setting without a value."""
+    connection.execute("DELETE FROM settings WHERE name = ?", (name,))
+
+
+def read_settings(connection: sqlite3.Connection, names: Iterable[str]) -> dict[str, str]:
+    """Return the values of those settings that have one."""
+    rows = connection.execute(
+        "SELECT name, value FROM settings WHERE name IN (SELECT value FROM json_each(?))",
+        (json.dumps(list(names)),),
+    )
+    return dict(rows)
+
+
+def keep_settings(connection: sqlite3.Connection, settings: Mapping[str, str]) -> dict[str, str]:
+    """Give each of these settings its value unless it has one; return the values that hold."""
+    connection.executemany(
+        "INSERT OR IGNORE INTO settings (name, value) VALUES (?, ?)", settings.items()
+    )
+    return read_settings(connection, settings)
