@@ -17,7 +17,7 @@ from typing import Any
 from .errors import StorageError
 from .ingest import spool_errors
 from .ingest_thread import IngestThread
-from .period import SECOND, iso_timestamp
+from .period import DAY, SECOND, iso_timestamp
 from .segments import Segment, open_segments, segment_sizes
 from .spool import Spool
 from .storage import FINISHED, Positions, Storage, StorageFacts
@@ -127,7 +127,7 @@ class HealthCheck:
                 spool = _add_queue(spool, folder, sizes, storage)
         return Health(
             self.problems(spool.oldest_timestamp, now) + problems,
-            [] if storage is None else _warnings(storage),
+            [] if storage is None else _warnings(storage, now),
             self._spool.writable,
             self._spool.counts,
             spool,
@@ -189,8 +189,21 @@ def _unread(segment: Segment, stored: Positions) -> tuple[int, int]:
     return max(position, segment.first), segment.end_of_lines()
 
 
-def _warnings(facts: StorageFacts) -> list[str]:
+def _warnings(facts: StorageFacts, now: int) -> list[str]:
     """Return what is probably not as it was meant."""
+    return _replaced(facts.replaced_at, now) + _one_address(facts)
+
+
+def _replaced(replaced_at: int | None, now: int) -> list[str]:
+    if replaced_at is None or not 0 <= now - replaced_at < DAY:
+        return []
+    return [
+        f"the database was deleted or replaced at {iso_timestamp(replaced_at)}, while it was in "
+        f"use: what it held, and the spool no longer did, is in the old file"
+    ]
+
+
+def _one_address(facts: StorageFacts) -> list[str]:
     address = facts.only_address
     if address is None or not _is_private(address):
         return []

@@ -43,7 +43,7 @@ class StorageFacts:
     """What storage knows of itself, at one moment.
 
     ``last_ingest`` is in microseconds since the epoch, ``retention_days`` 0 where visits are kept
-    for ever. ``newest_visits`` is how many of the newest
+    for ever; ``replaced_at`` is when it was noticed that the file is not the one it was. ``newest_visits`` is how many of the newest
     visits were looked at; ``only_address`` is the one that all of them came from, if it is one.
     """
 
@@ -51,6 +51,7 @@ class StorageFacts:
     positions: Positions
     last_ingest: int | None
     ingesting_pid: int | None
+    replaced_at: int | None
     size_bytes: int
     schema: int
     retention_days: int

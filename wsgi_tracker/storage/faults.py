@@ -22,7 +22,10 @@ _ADVICE = {
     "malformed": "{database} is damaged: move it, its -wal and its -shm away; a new one takes what "
     "is in the spool, and sqlite3's .recover saves what is in the old one",
     "already exists": "{database} belongs to another program: move it away, or name another path",
-    "disk I/O": "the disk of {database} fails, is full or is gone: see the system's log",
+    "disk I/O": "the disk of {database} fails, is full or is gone: see the system's log; or the "
+    "file was replaced while others have the old one open: end them (fuser {database}-shm names "
+    "them)",
+    "temporarily unavailable": "another process is making {database}",
 }
 _ADVICE["Permission denied"] = _ADVICE["unable to open"]
 _ADVICE["Read-only"] = _ADVICE["readonly"]

@@ -85,6 +85,10 @@ SELECT visits, agents, (SELECT ip_address FROM ip_addresses WHERE id = only_addr
 COUNT_OF_USER = """
 SELECT count(*) FROM visits WHERE user_id = (SELECT id FROM users WHERE user_hash = ?)"""
 KEEP_SETTING = "INSERT OR REPLACE INTO settings (name, value) VALUES (?, ?)"
+# Each process notices it in its own time, the first one soon.
+NOTE_REPLACED = """
+INSERT INTO settings (name, value) VALUES ('replaced_at', ?1)
+ON CONFLICT (name) DO UPDATE SET value = excluded.value WHERE value < excluded.value - ?2"""
 INGESTED = "SELECT name, value FROM settings WHERE name IN ('last_ingest', 'ingesting_pid')"
 
 
@@ -171,6 +175,7 @@ class SQLiteStorage:
                 read_positions(connection, segments),
                 ingested.get("last_ingest"),
                 ingested.get("ingesting_pid"),
+                read_setting(connection, "replaced_at"),
                 self._size_bytes(),
                 schema_version(connection),
                 read_setting(connection, "retention_days") or FOR_EVER,
@@ -300,9 +305,10 @@ class SQLiteStorage:
         """Close every connection; may be called twice, and used again afterwards."""
         self._pool.close()
 
-    def _notice_new_file(self) -> None:
+    def _notice_new_file(self, connection: PooledConnection) -> None:
         current = inode(self.database)
         if self._inode not in (None, current):
+            connection.execute(NOTE_REPLACED, (time.time_ns() // 1000, DAY))
             logger.warning(
                 "%s was deleted or replaced: visits go to what is there now, with all that is in "
                 "the spool; if it came from elsewhere, restart every process, as it has a secret of "
@@ -340,7 +346,8 @@ class SQLiteStorage:
         return connection
 
     def _open(self, timeout_seconds: float = BUSY_TIMEOUT_SECONDS) -> PooledConnection:
-        make_file(self.database)
+        if make_file(self.database) and self._inode:
+            self._inode = NO_FILE  # its number may be given to the new one
         return sqlite3.connect(
             self.database,
             timeout=timeout_seconds,
@@ -362,7 +369,7 @@ class SQLiteStorage:
         if not writing:
             connection.execute("PRAGMA query_only = ON")
             return
-        self._notice_new_file()
+        self._notice_new_file(connection)
         connection.execute("PRAGMA cache_size = -65536")
         connection.execute("PRAGMA temp_store = MEMORY")
         connection.execute("PRAGMA wal_autocheckpoint = 10000")
