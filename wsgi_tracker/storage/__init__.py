@@ -178,12 +178,13 @@ def database_path(database: str | Path) -> Path:
     name = str(database)
     scheme, separator, rest = name.partition("://")
     if separator:
-        if scheme != "sqlite" or not rest.startswith("/") or len(rest) == 1:
+        is_path = rest.startswith("/") and len(rest) > 1 and not {"?", "#"} & set(rest)
+        if scheme != "sqlite" or not is_path:
             raise ConfigurationError(
                 f"database is a path or sqlite:///path, given {scheme + separator + '...'!r}"
             )
         name = rest[1:]
-    if not name or name == ":memory:":
+    if not name or name == ":memory:" or name.startswith("file:"):
         raise ConfigurationError(
             f"database is a file that processes can share, given {str(database)!r}"
         )

@@ -195,7 +195,7 @@ def delete_visits(
 ) -> bool:
     """Delete the oldest of these visits, and the users and endpoints that they leave behind."""
     connection.execute(CREATE_GOING)
-    with transaction(connection), pace.timed() as limit:
+    with pace.timed() as limit, transaction(connection):
         connection.execute("DELETE FROM temp.going")
         chosen = connection.execute(CHOOSE_VISITS.format(which=which), (*values, limit)).rowcount
         if chosen:
@@ -282,7 +282,7 @@ class Sweep:
         # Nearly all that came meanwhile is read before the lock is taken.
         if self.read(connection):
             return True
-        with transaction(connection), self._deleting.timed() as limit:
+        with self._deleting.timed() as limit, transaction(connection):
             if not self._can_go_on(connection):
                 return False
             self._read(connection, -1)
