@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 import webtest
 
-from wsgi_tracker import Tracker, TrackerError, open_storage, wrap
-from wsgi_tracker.errors import ConfigurationError
+import wsgi_tracker
+from wsgi_tracker import ConfigurationError, Tracker, TrackerError, open_storage, wrap
 
 NOBODY = 65534
 
@@ -76,6 +76,9 @@ def test_database_that_cannot_be_is_refused_with_advice(
         pytest.param(":memory:", id="in memory"),
         pytest.param("sqlite://", id="URL without path"),
         pytest.param("sqlite:///", id="URL with empty path"),
+        pytest.param("sqlite:///x.db?timeout=5", id="URL with parameters"),
+        pytest.param("sqlite:///x.db#here", id="URL with a fragment"),
+        pytest.param("file:x.db", id="SQLite's own URI"),
         pytest.param("postgresql://user:secret@host/db", id="another system's"),
         pytest.param("duckdb:////secret/visits.db", id="another system's path"),
     ],
@@ -222,6 +225,12 @@ def test_module_with_a_missing_import_raises_its_own_error(
 
     with pytest.raises(ModuleNotFoundError, match="no_such_module"):
         wrap("broken_shop:app")
+
+
+def test_errors_can_be_caught_by_their_public_names() -> None:
+    for error in (ConfigurationError, wsgi_tracker.QueryError, wsgi_tracker.StorageError):
+        assert issubclass(error, TrackerError)
+        assert error.__name__ in wsgi_tracker.__all__
 
 
 def test_errors_are_of_one_family(tmp_path: Path) -> None:

@@ -279,6 +279,12 @@ def test_frameworks_are_imported_by_their_own_module_alone() -> None:
     assert imported.stdout == "set()\n"
 
 
+def test_spool_takes_some_segments_at_least(tracked: Callable[..., Any]) -> None:
+    with pytest.raises(ConfigurationError, match="at least 16384, given 16383"):
+        tracked(max_spool_bytes=16_383)
+    tracked(max_spool_bytes=16_384)
+
+
 @pytest.mark.parametrize("value", [0, -1, 1.5, True, None, "9"])
 @pytest.mark.parametrize("option", ["max_endpoints", "max_spool_bytes"])
 def test_bound_is_a_positive_number(option: str, value: Any, tracked: Callable[..., Any]) -> None:
@@ -286,7 +292,7 @@ def test_bound_is_a_positive_number(option: str, value: Any, tracked: Callable[.
         tracked(**{option: value})
 
 
-@pytest.mark.parametrize("prefix", ["", "/", "api", "/api/", "/api//x"])
+@pytest.mark.parametrize("prefix", ["", "/", "api", "/api/", "/api//x", "/a?b", "/a#b"])
 def test_prefix_begins_with_a_slash(prefix: str, tracked: Callable[..., Any]) -> None:
     with pytest.raises(ConfigurationError, match="prefix"):
         tracked(prefix=prefix)
@@ -295,3 +301,9 @@ def test_prefix_begins_with_a_slash(prefix: str, tracked: Callable[..., Any]) ->
 def test_application_is_callable(tracked: Callable[..., Any]) -> None:
     with pytest.raises(ConfigurationError, match="WSGI application"):
         tracked("shop:app")
+
+
+def test_what_is_no_application_is_named_by_its_type_alone(tracked: Callable[..., Any]) -> None:
+    """An application's configuration was printed, its secrets included."""
+    with pytest.raises(ConfigurationError, match=r"given a dict$"):
+        tracked({"SECRET_KEY": "hunter2"})

@@ -517,6 +517,27 @@ def test_one_private_address_for_everybody_is_suspicious(
         assert "trusted_proxies" in warning
 
 
+@pytest.mark.parametrize(
+    ("hours", "warned"), [pytest.param(23, True, id="today"), pytest.param(25, False, id="later")]
+)
+def test_database_that_was_deleted_in_operation_is_told_of_for_a_day(
+    hours: int, warned: bool, app: webtest.TestApp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app.get("/api/tracking/summary")
+    for path in app.app._storage.database.parent.glob("visits.db*"):
+        if path.is_file():
+            path.unlink()
+    app.get("/boxes")
+    app.get("/api/tracking/summary")
+    later = time.time_ns() + hours * 3600 * 10**9
+    monkeypatch.setattr(app.app._api, "_clock", lambda: later)
+
+    health = app.get(HEALTH).json
+
+    assert health["status"] == "ok"
+    assert ["deleted or replaced" in warning for warning in health["warnings"]] == [True] * warned
+
+
 def test_purged_visits_are_not_suspicious(app: webtest.TestApp) -> None:
     storage = app.app._storage
     visit(app, 50, "10.0.0.1")

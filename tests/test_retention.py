@@ -342,6 +342,34 @@ def test_step_deletes_few_visits(kept: Kept) -> None:
     assert max(before - after for before, after in itertools.pairwise(sizes)) <= 500
 
 
+def test_step_whose_commit_takes_long_makes_the_next_ones_smaller(
+    kept: Kept, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only the statements were timed: what a slow disk had to write was not."""
+
+    class Watch:
+        now = 0.0
+
+        def monotonic(self) -> float:
+            return self.now
+
+    watch, pace = Watch(), steps.Pace(500)
+
+    @contextmanager
+    def slow(connection: sqlite3.Connection) -> Iterator[None]:
+        with transaction(connection):
+            yield
+        watch.now += 1
+
+    kept.ingest([visit(NOW)])
+    monkeypatch.setattr(steps, "time", watch)
+    monkeypatch.setattr(steps, "transaction", slow)
+    with kept.storage._pool.writer() as connection:  # type: ignore[attr-defined]
+        steps.delete_visits(steps.OLD_VISITS, (), pace, connection)
+
+    assert pace.rows == 250
+
+
 def test_others_write_between_any_two_steps(kept: Kept) -> None:
     kept.ingest([visit(FLOOR - 1 - number, number) for number in range(1200)])
     kept.ingest([visit(NOW)])

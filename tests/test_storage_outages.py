@@ -6,8 +6,11 @@ import errno
 import fcntl
 import shutil
 import sqlite3
+import subprocess
+import sys
+import threading
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import AbstractContextManager, ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +21,10 @@ from hosts import GOOD, OTHER, Host, many
 from wsgi_tracker import Tracker, open_storage
 from wsgi_tracker.errors import StorageError
 from wsgi_tracker.segments import SUFFIX, header
+from wsgi_tracker.storage import schema
 from wsgi_tracker.storage.schema import SCHEMA_VERSION
+
+PATIENCE_SECONDS = 30
 
 
 @pytest.fixture
@@ -55,6 +61,68 @@ def test_new_database_takes_what_is_still_in_the_spool(
     tracker.app._ingester._look_at = 0.0
 
     assert tracker.get("/api/tracking/summary").json["total_hits"] == 2
+
+
+READS = """
+import sqlite3, sys
+connection = sqlite3.connect(sys.argv[1])
+print(connection.execute("SELECT count(*) FROM visits").fetchone()[0], flush=True)
+sys.stdin.readline()
+"""
+
+
+def test_database_that_was_deleted_alone_is_made_anew_while_others_have_it_open(
+    host: Host,
+) -> None:
+    """Its log and shared memory were taken for the new one's: disk I/O error, for hours."""
+    host.segment(many(2000))
+    host.ingest()
+    with subprocess.Popen(
+        [sys.executable, "-c", READS, str(host.database)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as other:
+        assert other.stdin is not None
+        assert other.stdout is not None
+        assert other.stdout.readline() == "2000\n"
+        host.database.unlink()
+        host.segment(many(3))
+        host.ingest()
+        before = host.hits()
+        other.stdin.write("\n")
+    host.segment(many(4))
+    host.ingest()
+
+    assert (before, host.hits()) == (3, 7)
+    with closing(sqlite3.connect(host.database)) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+
+
+def test_who_comes_second_to_make_a_database_leaves_the_log_of_the_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database, came = tmp_path / "visits.db", threading.Event()
+    maker_lock = schema._maker_lock
+
+    def coming(folder: Path) -> AbstractContextManager[None]:
+        came.set()
+        return maker_lock(folder)
+
+    monkeypatch.setattr(schema, "_maker_lock", coming)
+    second = threading.Thread(target=schema.make_file, args=(database,))
+    with ExitStack() as opened:
+        with maker_lock(tmp_path):
+            second.start()
+            assert came.wait(PATIENCE_SECONDS)
+            first = opened.enter_context(closing(sqlite3.connect(database, isolation_level=None)))
+            first.execute("PRAGMA journal_mode = WAL")
+            first.execute("CREATE TABLE visits (id)")
+        second.join(PATIENCE_SECONDS)
+        with closing(sqlite3.connect(database)) as third:
+            tables = third.execute("SELECT name FROM sqlite_master").fetchall()
+
+    assert tables == [("visits",)]
 
 
 def test_newer_schema_stops_reports_not_the_application(

@@ -31,7 +31,7 @@ class Report:
     """One endpoint of the API: what it takes, and what answers."""
 
     parameters: Sequence[Parameter]
-    answer: Callable[[dict[str, Any], int, bool], dict[str, Any]]
+    answer: Callable[[dict[str, Any], int, Queue], dict[str, Any]]
     needs_storage: bool = True
 
 
@@ -110,9 +110,8 @@ class Api:
     def _answer(
         self, report: Report, question: dict[str, Any], queue: Queue, now: int
     ) -> dict[str, Any]:
-        active = not self._check.problems(queue.oldest_timestamp, now)
         try:
-            answer = report.answer(question, now, active)
+            answer = report.answer(question, now, queue)
         except StorageError as error:  # what stopped catch_up is logged there
             self._outage.report(str(error))
             raise
@@ -120,7 +119,7 @@ class Api:
             self._outage.over()
         return answer
 
-    def _stats(self, question: dict[str, Any], now: int, active: bool) -> dict[str, Any]:
+    def _stats(self, question: dict[str, Any], now: int, queue: Queue) -> dict[str, Any]:
         period = question["period"]
         rows = self._storage.stats(window_start(PERIODS[period], now), question["class"])
         return {
@@ -130,13 +129,14 @@ class Api:
             **self._basis,
         }
 
-    def _summary(self, question: dict[str, Any], now: int, active: bool) -> dict[str, Any]:
+    def _summary(self, question: dict[str, Any], now: int, queue: Queue) -> dict[str, Any]:
         period = question["period"]
         summary = self._storage.summary(window_start(PERIODS[period], now), question["class"])
+        active = not self._check.problems(queue.oldest_timestamp, now)
         totals = {**summary.as_json(), "tracking_active": active}
         return {"period": period, **totals, **self._basis}
 
-    def _trends(self, question: dict[str, Any], now: int, active: bool) -> dict[str, Any]:
+    def _trends(self, question: dict[str, Any], now: int, queue: Queue) -> dict[str, Any]:
         granularity, period = Granularity(question["granularity"]), question["period"]
         start = window_start(TREND_PERIODS[period], now)
         buckets = self._storage.trends(start, granularity, question["class"])
@@ -147,11 +147,11 @@ class Api:
             **self._basis,
         }
 
-    def _visits(self, question: dict[str, Any], now: int, active: bool) -> dict[str, Any]:
+    def _visits(self, question: dict[str, Any], now: int, queue: Queue) -> dict[str, Any]:
         visits = self._storage.visits(question["limit"], question["class"])
         return {"visits": [visit_as_json(visit) for visit in visits], "count": len(visits)}
 
-    def _health(self, question: dict[str, Any], now: int, active: bool) -> dict[str, Any]:
+    def _health(self, question: dict[str, Any], now: int, queue: Queue) -> dict[str, Any]:
         return self._check.look(now).as_json()
 
 

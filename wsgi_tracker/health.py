@@ -19,7 +19,7 @@ from .batches import count_lines
 from .errors import StorageError
 from .ingest import spool_errors
 from .ingest_thread import IngestThread
-from .period import SECOND, iso_timestamp
+from .period import DAY, SECOND, iso_timestamp
 from .segments import Segment, open_segments, segment_sizes
 from .spool import Spool
 from .storage import FINISHED, Positions, Storage, StorageFacts
@@ -130,7 +130,7 @@ class HealthCheck:
                 spool = _add_queue(spool, folder, sizes, storage)
         return Health(
             self.problems(spool.oldest_timestamp, now) + problems,
-            [] if storage is None else [*_address_warnings(storage), *_class_warnings(storage)],
+            [] if storage is None else _warnings(storage, now),
             self._spool.writable,
             self._spool.counts,
             spool,
@@ -207,8 +207,21 @@ def _class_warnings(facts: StorageFacts) -> list[str]:
     return []
 
 
-def _address_warnings(facts: StorageFacts) -> list[str]:
-    """Return whether a proxy seems to stand for everybody."""
+def _warnings(facts: StorageFacts, now: int) -> list[str]:
+    """Return what is probably not as it was meant."""
+    return _replaced(facts.replaced_at, now) + _one_address(facts) + _class_warnings(facts)
+
+
+def _replaced(replaced_at: int | None, now: int) -> list[str]:
+    if replaced_at is None or not 0 <= now - replaced_at < DAY:
+        return []
+    return [
+        f"the database was deleted or replaced at {iso_timestamp(replaced_at)}, while it was in "
+        f"use: what it held, and the spool no longer did, is in the old file"
+    ]
+
+
+def _one_address(facts: StorageFacts) -> list[str]:
     address = facts.only_address
     if address is None or not _is_private(address):
         return []

@@ -31,6 +31,7 @@ from .options import (
     check_positive,
     check_prefix,
     check_retention,
+    check_spool_size,
 )
 from .process import threads_run
 from .recorder import Recorder, UserFinder, user_finder
@@ -99,7 +100,7 @@ class Tracker:
         check_application(app)
         check_prefix(prefix)
         check_positive("max_endpoints", max_endpoints)
-        check_positive("max_spool_bytes", max_spool_bytes)
+        check_spool_size(max_spool_bytes)
         check_retention(retention_days)
         check_flag("collapse_ids", collapse_ids)
         check_flag("ingest", ingest)

@@ -11,19 +11,21 @@ from typing import Any
 from .errors import ConfigurationError
 
 LONGEST_RETENTION_DAYS = 36_500
+SMALLEST_SPOOL_BYTES = 4 * 4096
 
 
 def check_application(app: Any) -> None:
     """Refuse what is no WSGI application, such as the name of one."""
     if not callable(app):
-        raise ConfigurationError(f"app is a WSGI application, given {app!r}")
+        raise ConfigurationError(f"app is a WSGI application, given a {type(app).__name__}")
 
 
 def check_prefix(prefix: str) -> None:
     """Refuse what no path can begin with."""
-    if not isinstance(prefix, str) or not re.fullmatch(r"(/[^/]+)+", prefix):
+    if not isinstance(prefix, str) or not re.fullmatch(r"(/[^/?#]+)+", prefix):
         raise ConfigurationError(
-            f"prefix begins with a slash and ends without one, as '/api/tracking'; given {prefix!r}"
+            "prefix begins with a slash, ends without one, and has no ? or #, as '/api/tracking'; "
+            f"given {prefix!r}"
         )
 
 
@@ -41,6 +43,15 @@ def check_flag(name: str, value: bool) -> None:
     """Refuse what is only true or false in a way, as the string ``"0"``."""
     if not isinstance(value, bool):
         raise ConfigurationError(f"{name} is True or False, given {value!r}")
+
+
+def check_spool_size(max_bytes: int) -> None:
+    """Refuse what holds no more than a few segments, the smallest of which have 4096 bytes."""
+    check_positive("max_spool_bytes", max_bytes)
+    if max_bytes < SMALLEST_SPOOL_BYTES:
+        raise ConfigurationError(
+            f"max_spool_bytes is at least {SMALLEST_SPOOL_BYTES}, given {max_bytes}"
+        )
 
 
 def check_positive(name: str, value: int) -> None:

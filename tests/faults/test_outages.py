@@ -173,7 +173,7 @@ def swapped(database: Path, damage: Callable[[Path], None]) -> Iterator[None]:
     ("begin", "says"),
     [
         pytest.param(disk_full, "disk of .* is full|see the system's log", id="full"),
-        pytest.param(damaged, "is damaged: move it", id="damaged"),
+        pytest.param(damaged, "is damaged: stop all", id="damaged"),
     ],
 )
 def test_application_starts_whatever_befell_its_database(
@@ -315,7 +315,7 @@ def test_visits_wait_while_the_database_is_damaged(
     assert load.answered - before <= counted.keys() <= load.answered
     assert counts == {"recorded": len(counted)}
     assert 1 <= len(messages(running)[0]) <= WORKERS
-    assert all("is damaged: move it" in line for line in messages(running)[0])
+    assert all("is damaged: stop all" in line for line in messages(running)[0])
 
 
 # --- the spool's disk ----------------------------------------------------------------------------

@@ -52,7 +52,7 @@ class StorageFacts:
     """What storage knows of itself, at one moment.
 
     ``last_ingest`` is in microseconds since the epoch, ``retention_days`` 0 where visits are kept
-    for ever. ``newest_visits`` is how many of the newest
+    for ever; ``replaced_at`` is when it was noticed that the file is not the one it was. ``newest_visits`` is how many of the newest
     visits were looked at; ``only_address`` is the one that all of them came from, if it is one.
     ``agents_data`` names the data that classified the user agents, those that are newer excepted.
     """
@@ -61,6 +61,7 @@ class StorageFacts:
     positions: Positions
     last_ingest: int | None
     ingesting_pid: int | None
+    replaced_at: int | None
     size_bytes: int
     schema: int
     retention_days: int
@@ -198,12 +199,13 @@ def database_path(database: str | Path) -> Path:
     name = str(database)
     scheme, separator, rest = name.partition("://")
     if separator:
-        if scheme != "sqlite" or not rest.startswith("/") or len(rest) == 1:
+        is_path = rest.startswith("/") and len(rest) > 1 and not {"?", "#"} & set(rest)
+        if scheme != "sqlite" or not is_path:
             raise ConfigurationError(
                 f"database is a path or sqlite:///path, given {scheme + separator + '...'!r}"
             )
         name = rest[1:]
-    if not name or name == ":memory:":
+    if not name or name == ":memory:" or name.startswith("file:"):
         raise ConfigurationError(
             f"database is a file that processes can share, given {str(database)!r}"
         )

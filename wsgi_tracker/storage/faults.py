@@ -19,10 +19,14 @@ _ADVICE = {
     "it and to its folder, or mount its file system writable",
     "unable to open": "{database} cannot be opened: give this process's user the right to read and "
     "write it and its folder, or bring the folder back",
-    "malformed": "{database} is damaged: move it, its -wal and its -shm away; a new one takes what "
-    "is in the spool, and sqlite3's .recover saves what is in the old one",
+    "malformed": "{database} is damaged: stop all processes (fuser {database} names them), move it, "
+    "its -wal and its -shm away, and start them; a new one takes what is in the spool, and sqlite3's "
+    ".recover, or .dump, saves what is in the old one",
     "already exists": "{database} belongs to another program: move it away, or name another path",
-    "disk I/O": "the disk of {database} fails, is full or is gone: see the system's log",
+    "disk I/O": "the disk of {database} fails, is full or is gone: see the system's log; or the "
+    "file was replaced while others have the old one open: end them (fuser {database}-shm names "
+    "them)",
+    "temporarily unavailable": "another process is making {database}",
 }
 _ADVICE["Permission denied"] = _ADVICE["unable to open"]
 _ADVICE["Read-only"] = _ADVICE["readonly"]

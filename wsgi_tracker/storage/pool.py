@@ -93,7 +93,10 @@ class ConnectionPool:
 
     @contextmanager
     def writer(self) -> Iterator[PooledConnection]:
-        """Lend the one connection that may write; the caller holds the host's ingest lock."""
+        """Lend the one connection that may write, to one thread at a time.
+
+        Of several processes, SQLite lets one write; who writes much holds the host's ingest lock.
+        """
         self._check_process()
         lock = self._writer_lock
         if not lock.acquire(timeout=self._timeout_seconds):
@@ -183,8 +186,9 @@ class ConnectionPool:
     def close(self) -> None:
         """Close every idle connection."""
         self._check_process()
-        while self._idle:
-            self._idle.pop().close()
+        with suppress(IndexError):  # a report may take the last one
+            while True:
+                self._idle.pop().close()
         if self._writer_lock.acquire(timeout=CLOSE_PATIENCE_SECONDS):
             try:
                 writer, self._writer = self._writer, None

@@ -53,6 +53,8 @@ CHOOSE_VISITS = """
 INSERT INTO temp.going SELECT id, endpoint_id, user_id FROM visits
 WHERE {which} ORDER BY timestamp LIMIT ?"""
 OLD_VISITS = "timestamp < (SELECT value FROM settings WHERE name = 'floor')"
+COUNT_OF_USER = """
+SELECT count(*) FROM visits WHERE user_id = (SELECT id FROM users WHERE user_hash = ?)"""
 VISITS_OF_USER = "user_id = (SELECT id FROM users WHERE user_hash = ?)"
 DELETE_VISITS = (
     "DELETE FROM visits WHERE id IN (SELECT id FROM temp.going)",
@@ -178,7 +180,7 @@ def delete_visits(
 ) -> bool:
     """Delete the oldest of these visits, and the users and endpoints that they leave behind."""
     connection.execute(CREATE_GOING)
-    with transaction(connection), pace.timed() as limit:
+    with pace.timed() as limit, transaction(connection):
         connection.execute("DELETE FROM temp.going")
         chosen = connection.execute(CHOOSE_VISITS.format(which=which), (*values, limit)).rowcount
         if chosen:
@@ -265,7 +267,7 @@ class Sweep:
         # Nearly all that came meanwhile is read before the lock is taken.
         if self.read(connection):
             return True
-        with transaction(connection), self._deleting.timed() as limit:
+        with self._deleting.timed() as limit, transaction(connection):
             if not self._can_go_on(connection):
                 return False
             self._read(connection, -1)
@@ -306,3 +308,14 @@ def give_pages_back(connection: sqlite3.Connection) -> bool:
     connection.executescript(f"PRAGMA incremental_vacuum({excess})")
     (left,) = connection.execute("PRAGMA freelist_count").fetchone()
     return bool(left < free)
+
+
+@contextmanager
+def erasing(connection: sqlite3.Connection) -> Iterator[None]:
+    """Overwrite what is deleted meanwhile; some builds always do."""
+    (usual,) = connection.execute("PRAGMA secure_delete").fetchone()
+    connection.execute("PRAGMA secure_delete = ON")
+    try:
+        yield
+    finally:
+        connection.execute(f"PRAGMA secure_delete = {usual}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import secrets
 import sqlite3
@@ -14,26 +15,66 @@ from pathlib import Path
 from ..errors import StorageError
 
 SCHEMA_VERSION = 3
+MAKER_PATIENCE_SECONDS = 1.0
 
 
-def make_file(database: Path) -> None:
-    """Create an empty database that only its owner can read, unless there is one.
+def make_file(database: Path) -> bool:
+    """Create an empty database that only its owner can read, unless there is one; say if it did.
 
     It is made under another name: closing a descriptor of the real one would drop the locks that
     SQLite holds on it in this process (SQLite, "How To Corrupt", section 2.2).
     """
     if database.exists():
-        return
-    temporary = database.with_name(f".{database.name}-{secrets.token_hex(8)}")
+        return False
+    with _maker_lock(database.parent):
+        if database.exists():
+            return False
+        _remove_leftovers(database)
+        temporary = database.with_name(f".{database.name}-{secrets.token_hex(8)}")
+        try:
+            os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+        except OSError as error:  # it is the folder that is closed to us
+            raise OSError(error.errno, error.strerror, str(database.parent)) from error
+        try:
+            with suppress(FileExistsError):
+                os.link(temporary, database)
+        finally:
+            os.unlink(temporary)
+    return True
+
+
+def _remove_leftovers(database: Path) -> None:
+    """Remove the log and the shared memory of a database that was deleted alone.
+
+    Who still has that open would share them with the new one, which then fails with a disk I/O
+    error until the last of them closes it. The caller holds the maker's lock, and has seen under
+    it that there is no database: once there is one, they may be its own.
+    """
+    for suffix in ("-wal", "-shm"):
+        database.with_name(database.name + suffix).unlink(missing_ok=True)
+
+
+@contextmanager
+def _maker_lock(folder: Path) -> Iterator[None]:
+    """Let nobody else make a database in ``folder``; nothing is left of it when a maker dies."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
-    except OSError as error:  # it is the folder that is missing, or closed to us
-        raise OSError(error.errno, error.strerror, str(database.parent)) from error
-    try:
-        with suppress(FileExistsError):
-            os.link(temporary, database)
+        deadline = time.monotonic() + MAKER_PATIENCE_SECONDS
+        while True:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.001)
+        try:
+            yield
+        finally:
+            # Not by closing it alone: a child may have been forked with it meanwhile.
+            fcntl.flock(fd, fcntl.LOCK_UN)
     finally:
-        os.unlink(temporary)
+        os.close(fd)
 
 
 def create_schema(

@@ -6,6 +6,8 @@ import json
 import sqlite3
 from collections.abc import Iterable, Mapping
 
+from ..period import DAY
+
 
 def read_setting(connection: sqlite3.Connection, name: str) -> int | None:
     """Return a number that is kept in the settings, if there is one."""
@@ -42,3 +44,12 @@ def keep_settings(connection: sqlite3.Connection, settings: Mapping[str, str]) -
         "INSERT OR IGNORE INTO settings (name, value) VALUES (?, ?)", settings.items()
     )
     return read_settings(connection, settings)
+
+
+def note_replaced(connection: sqlite3.Connection, now: int) -> None:
+    """Note when this file took the place of another; each process notices in its own time."""
+    connection.execute(
+        "INSERT INTO settings (name, value) VALUES ('replaced_at', ?1) "
+        "ON CONFLICT (name) DO UPDATE SET value = excluded.value WHERE value < excluded.value - ?2",
+        (now, DAY),
+    )

@@ -27,9 +27,11 @@ from .intake import CREATE_BATCH, forget_segments, read_positions, store_batch
 from .migrations import migrate
 from .pool import ConnectionPool, PooledConnection, inode
 from .purge import (
+    COUNT_OF_USER,
     FOR_EVER,
     Phase,
     begin_purge,
+    erasing,
     first_shown,
     keeps_for_ever,
     phases,
@@ -45,7 +47,14 @@ from .schema import (
     schema_version,
     transaction,
 )
-from .settings import forget_setting, keep_settings, read_setting, read_settings, write_setting
+from .settings import (
+    forget_setting,
+    keep_settings,
+    note_replaced,
+    read_setting,
+    read_settings,
+    write_setting,
+)
 
 OLDEST_SQLITE = (3, 34, 0)
 NO_FILE = (0, 0)
@@ -64,8 +73,6 @@ SELECT visits, agents, (SELECT ip_address FROM ip_addresses WHERE id = only_addr
         THEN min(ip_address_id) END AS only_address_id
     FROM (SELECT user_agent_id, ip_address_id FROM visits WHERE timestamp >= ?
         ORDER BY timestamp DESC LIMIT 1000))"""
-COUNT_OF_USER = """
-SELECT count(*) FROM visits WHERE user_id = (SELECT id FROM users WHERE user_hash = ?)"""
 INGESTED = "SELECT name, value FROM settings WHERE name IN ('last_ingest', 'ingesting_pid')"
 
 
@@ -178,6 +185,7 @@ class SQLiteStorage:
                 read_positions(connection, segments),
                 ingested.get("last_ingest"),
                 ingested.get("ingesting_pid"),
+                read_setting(connection, "replaced_at"),
                 self._size_bytes(),
                 schema_version(connection),
                 read_setting(connection, "retention_days") or FOR_EVER,
@@ -283,7 +291,7 @@ class SQLiteStorage:
                 with (
                     storage_errors(self.database),
                     self._pool.writer() as connection,
-                    _erasing(connection) if erase else nullcontext(),
+                    erasing(connection) if erase else nullcontext(),
                 ):
                     more = phase(connection)
                 yield
@@ -315,9 +323,10 @@ class SQLiteStorage:
         """Close every connection; may be called twice, and used again afterwards."""
         self._pool.close()
 
-    def _notice_new_file(self) -> None:
+    def _notice_new_file(self, connection: PooledConnection) -> None:
         current = inode(self.database)
         if self._inode not in (None, current):
+            note_replaced(connection, time.time_ns() // 1000)
             logger.warning(
                 "%s was deleted or replaced: visits go to what is there now, with all that is in "
                 "the spool; if it came from elsewhere, restart every process, as it has a secret of "
@@ -355,7 +364,8 @@ class SQLiteStorage:
         return connection
 
     def _open(self, timeout_seconds: float = BUSY_TIMEOUT_SECONDS) -> PooledConnection:
-        make_file(self.database)
+        if make_file(self.database) and self._inode:
+            self._inode = NO_FILE  # its number may be given to the new one
         return sqlite3.connect(
             self.database,
             timeout=timeout_seconds,
@@ -377,20 +387,9 @@ class SQLiteStorage:
         if not writing:
             connection.execute("PRAGMA query_only = ON")
             return
-        self._notice_new_file()
+        self._notice_new_file(connection)
         connection.execute("PRAGMA cache_size = -65536")
         connection.execute("PRAGMA temp_store = MEMORY")
         connection.execute("PRAGMA wal_autocheckpoint = 10000")
         connection.execute(f"PRAGMA journal_size_limit = {64 << 20}")
         connection.execute(CREATE_BATCH)
-
-
-@contextmanager
-def _erasing(connection: sqlite3.Connection) -> Iterator[None]:
-    """Overwrite what is deleted meanwhile; some builds always do."""
-    (usual,) = connection.execute("PRAGMA secure_delete").fetchone()
-    connection.execute("PRAGMA secure_delete = ON")
-    try:
-        yield
-    finally:
-        connection.execute(f"PRAGMA secure_delete = {usual}")
