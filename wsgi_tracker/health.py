@@ -191,7 +191,12 @@ def _unread(segment: Segment, stored: Positions) -> tuple[int, int]:
 
 def _warnings(facts: StorageFacts, now: int) -> list[str]:
     """Return what is probably not as it was meant."""
-    return _replaced(facts.replaced_at, now) + _one_address(facts)
+    readable = "other users of this host can read the database, and addresses in it: chmod 600 it"
+    return [
+        *_replaced(facts.replaced_at, now),
+        *([readable] if facts.is_readable_by_others else []),
+        *_one_address(facts),
+    ]
 
 
 def _replaced(replaced_at: int | None, now: int) -> list[str]:

@@ -53,6 +53,7 @@ class StorageFacts:
     ingesting_pid: int | None
     replaced_at: int | None
     size_bytes: int
+    is_readable_by_others: bool
     schema: int
     retention_days: int
     newest_visits: int

@@ -38,6 +38,7 @@ from .schema import (
     require_schema,
     schema_version,
     transaction,
+    use_wal,
 )
 
 OLDEST_SQLITE = (3, 34, 0)
@@ -118,6 +119,8 @@ class SQLiteStorage:
         self._forget_at = 0.0
         self._try(used_before)
         self._patience_seconds = BUSY_TIMEOUT_SECONDS
+        if self._is_readable_by_others():
+            logger.warning("other users of this host can read %s: chmod 600 it", database)
 
     def _try(self, used_before: bool) -> None:
         """Write nothing, but as if: what can never work is said now, to who configures it.
@@ -134,8 +137,8 @@ class SQLiteStorage:
             if not used_before and not is_passing(error):
                 raise ConfigurationError(
                     f"{self.database} cannot be the database: {error}; choose a path in an "
-                    f"existing folder that this process may write to, which is a SQLite database "
-                    f"or nothing yet"
+                    f"existing folder that this process may write to, which is a database of "
+                    f"wsgi_tracker or nothing yet"
                 ) from error
             self.outage.report(explain(error, self.database))
         finally:
@@ -177,6 +180,7 @@ class SQLiteStorage:
                 ingested.get("ingesting_pid"),
                 read_setting(connection, "replaced_at"),
                 self._size_bytes(),
+                self._is_readable_by_others(),
                 schema_version(connection),
                 read_setting(connection, "retention_days") or FOR_EVER,
                 *connection.execute(NEWEST, (first_shown(connection, 0),)).fetchone(),
@@ -188,6 +192,12 @@ class SQLiteStorage:
             with suppress(FileNotFoundError):
                 size += os.stat(f"{self.database}{suffix}").st_size
         return size
+
+    def _is_readable_by_others(self) -> bool:
+        try:
+            return bool(os.stat(self.database).st_mode & 0o044)
+        except FileNotFoundError:
+            return False
 
     def secret(self) -> bytes:
         """See :meth:`wsgi_tracker.storage.Storage.secret`."""
@@ -369,6 +379,7 @@ class SQLiteStorage:
         if not writing:
             connection.execute("PRAGMA query_only = ON")
             return
+        use_wal(connection)
         self._notice_new_file(connection)
         connection.execute("PRAGMA cache_size = -65536")
         connection.execute("PRAGMA temp_store = MEMORY")
