@@ -66,6 +66,7 @@ class StorageFacts:
 
 
 ReadBatch: TypeAlias = Callable[[Positions], Batch]
+KeepLines: TypeAlias = Callable[[Sequence[bytes]], None]
 
 
 class Storage(Protocol):
@@ -75,13 +76,23 @@ class Storage(Protocol):
     epoch; it has no end. Safe to share between threads, and usable after a fork.
     """
 
-    def ingest(self, segments: Sequence[str], read: ReadBatch, *, durable: bool) -> list[bytes]:
+    def ingest(
+        self,
+        segments: Sequence[str],
+        read: ReadBatch,
+        *,
+        durable: bool,
+        keep: KeepLines = lambda lines: None,
+    ) -> None:
         """Take in, exactly once, what ``read`` returns for the positions of these segments.
 
-        They are those that :meth:`positions` returns, within the transaction. Returns the lines
-        that are no visits; they are counted. ``durable`` asks that this batch, and all before it,
+        They are those that :meth:`positions` returns, within the transaction. Lines that are no
+        visits are counted, and given to ``keep`` before the commit. ``durable`` asks that this batch, and all before it,
         survive a power cut when the call returns. Raises :exc:`HardBatchError`.
         """
+
+    def generation(self) -> object:
+        """Return what differs once another storage stands in the place of this one."""
 
     def positions(self, segments: Sequence[str]) -> Positions:
         """Return how far these segments are stored, by id; :data:`FINISHED` is all of it.

@@ -14,7 +14,7 @@ from ..errors import ConfigurationError, StorageError, logger
 from ..period import DAY, HOUR, Granularity, bucket_start
 from ..reports import EndpointStats, Summary, TrendBucket
 from ..visit import FIELDS, Visit
-from . import ReadBatch, StorageFacts
+from . import KeepLines, ReadBatch, StorageFacts
 from .faults import explain, is_passing, storage_errors
 from .intake import CREATE_BATCH, forget_segments, read_positions, store_batch
 from .migrations import migrate
@@ -128,7 +128,14 @@ class SQLiteStorage:
         finally:
             self._pool.close()
 
-    def ingest(self, segments: Sequence[str], read: ReadBatch, *, durable: bool) -> list[bytes]:
+    def ingest(
+        self,
+        segments: Sequence[str],
+        read: ReadBatch,
+        *,
+        durable: bool,
+        keep: KeepLines = lambda lines: None,
+    ) -> None:
         """See :meth:`wsgi_tracker.storage.Storage.ingest`."""
         with storage_errors(self.database), self._pool.writer() as connection:
             # FULL syncs the log at COMMIT; it cannot be set within a transaction.
@@ -137,16 +144,21 @@ class SQLiteStorage:
                 batch = read(read_positions(connection, segments))
                 rejected = store_batch(connection, batch, self._max_endpoints)
                 self._forget_segments(connection)
+                if rejected:
+                    keep(rejected)
             if not self._pool.is_current(connection):
                 self._inode = NO_FILE  # its number may be given to the new one
                 raise StorageError(f"{self.database} was deleted or replaced meanwhile")
-        return rejected
 
     def _forget_segments(self, connection: sqlite3.Connection) -> None:
         now = time.monotonic()
         if now >= self._forget_at:
             self._forget_at = now + FORGET_EVERY_SECONDS
             forget_segments(connection)
+
+    def generation(self) -> object:
+        """See :meth:`wsgi_tracker.storage.Storage.generation`."""
+        return inode(self.database)
 
     def positions(self, segments: Sequence[str]) -> Mapping[str, int]:
         """See :meth:`wsgi_tracker.storage.Storage.positions`."""
