@@ -38,10 +38,23 @@ class Server:
 
 def lines(tmp_path: Path) -> list[dict[str, Any]]:
     """Return the visits that are in the spool now."""
-    found = []
-    for segment in (tmp_path / "visits.db-spool").glob("*.ndjson"):
-        found += [json.loads(line) for line in segment.read_bytes().splitlines()[1:]]
+    found = [line for line in spool_lines(tmp_path / "visits.db-spool") if "counts" not in line]
     return sorted(found, key=lambda line: line["timestamp"])
+
+
+def spool_lines(folder: Path) -> list[dict[str, Any]]:
+    found = []
+    for segment in folder.glob("*.ndjson"):
+        found += [json.loads(line) for line in segment.read_bytes().splitlines()[1:]]
+    return found
+
+
+def counted(app: Any, name: str) -> int:
+    """Return how many requests a tracker has counted, in its spool and not yet there."""
+    written = (
+        line["counts"].get(name, 0) for line in spool_lines(app._spool.folder) if "counts" in line
+    )
+    return sum(written) + app._spool.counts.get(name, 0)
 
 
 def only_visit(tmp_path: Path) -> dict[str, Any]:

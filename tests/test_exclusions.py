@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import webtest
-from calls import TEXT, environ, generate, lines, serve
+from calls import TEXT, counted, environ, generate, lines, serve
 
 from wsgi_tracker import Tracker
 from wsgi_tracker.errors import ConfigurationError
@@ -19,7 +19,7 @@ Tracked = Callable[..., Tracker]
 
 
 def ignored(app: Tracker) -> int:
-    return app._spool.counts.get("ignored", 0)
+    return counted(app, "ignored")
 
 
 @pytest.mark.parametrize(

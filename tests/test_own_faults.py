@@ -20,6 +20,7 @@ from calls import (
     TEXT,
     Body,
     answering,
+    counted,
     environ,
     generate,
     lines,
@@ -73,9 +74,9 @@ def test_strange_environ_is_the_applications_to_judge(
     for _ in range(3):
         assert serve(app, environ(**{name: value})) == ("200 OK", b"ab")
 
-    offered = len(lines(tmp_path)) + app._spool.counts.get("dropped", 0)
+    offered = len(lines(tmp_path)) + counted(app, "dropped")
     assert offered == 3
-    assert len(errors(caplog)) == (1 if app._spool.counts.get("dropped", 0) else 0)
+    assert len(errors(caplog)) == (1 if counted(app, "dropped") else 0)
 
 
 @pytest.mark.parametrize("make", BUFFERED_AND_STREAMED)
@@ -108,9 +109,9 @@ def test_strange_answer_is_the_servers_to_judge(
         assert serve(app, environ()) == (status, b"ab")
 
     visits = lines(tmp_path)
-    assert len(visits) + app._spool.counts.get("dropped", 0) == 3
+    assert len(visits) + counted(app, "dropped") == 3
     assert all(visit["bytes_sent"] >= 0 for visit in visits)
-    assert len(errors(caplog)) == (1 if app._spool.counts.get("dropped", 0) else 0)
+    assert len(errors(caplog)) == (1 if counted(app, "dropped") else 0)
 
 
 def test_endpoint_callable_that_raises_costs_no_request(
@@ -144,7 +145,7 @@ def test_endpoint_callable_that_raises_is_logged_once_and_counted_once(
         serve(app, environ(f"/boxes/{number}"))
 
     recorded = [visit for visit in lines(tmp_path) if "timestamp" in visit]
-    assert len(recorded) + app._spool.counts.get("dropped", 0) == 3
+    assert len(recorded) + counted(app, "dropped") == 3
     assert len(errors(caplog)) == 1
 
 
@@ -172,7 +173,7 @@ def test_locked_database_at_start_costs_no_request_and_is_logged_once(
     serve(app, environ())
 
     assert len(errors(caplog)) <= 1
-    assert len(lines(tmp_path)) + app._spool.counts.get("dropped", 0) == 6
+    assert len(lines(tmp_path)) + counted(app, "dropped") == 6
 
 
 def test_strange_body_is_the_servers_to_judge(tracked: Tracked, tmp_path: Path) -> None:
@@ -185,7 +186,7 @@ def test_strange_body_is_the_servers_to_judge(tracked: Tracked, tmp_path: Path) 
     request = environ(**{"wsgi.file_wrapper": lambda file, size: file})
 
     assert serve(app, request) == ("200 OK", b"ab")
-    assert len(lines(tmp_path)) + app._spool.counts.get("dropped", 0) == 1
+    assert len(lines(tmp_path)) + counted(app, "dropped") == 1
 
 
 @pytest.mark.parametrize("app", APPLICATIONS)
@@ -201,7 +202,7 @@ def test_spool_that_cannot_be_written_changes_no_answer(
     folder.unlink()
 
     assert answer == ("200 OK", b"ab")
-    assert tracker._spool.counts.get("dropped", 0) == 1
+    assert counted(tracker, "dropped") == 1
 
 
 def test_application_that_raises_is_heard_when_the_spool_cannot_be_written(
@@ -216,7 +217,7 @@ def test_application_that_raises_is_heard_when_the_spool_cannot_be_written(
         serve(app, environ())
     folder.unlink()
 
-    assert app._spool.counts.get("dropped", 0) == 1
+    assert counted(app, "dropped") == 1
 
 
 def test_spool_that_cannot_be_written_costs_no_request(
