@@ -351,7 +351,9 @@ def test_deleted_spool_costs_no_visit(tmp_path: Path) -> None:
         load.wait_for_workers(WORKERS)
         load.wait_for(100)
         shutil.rmtree(tmp_path / "visits.db-spool")
-        wait_until(load, lambda: running.log.count("was deleted or cut") == WORKERS, "no log")
+        wait_until(
+            load, lambda: running.log.count("was deleted, moved or cut") == WORKERS, "no log"
+        )
         load.wait_for(100)
         load.stop()
 
