@@ -18,7 +18,7 @@ from wsgi_tracker import Tracker, Visit, agents, open_storage
 from wsgi_tracker.agents import CLASSES, Agent, ClassFilter, data_version, load_classifier
 from wsgi_tracker.errors import ConfigurationError
 from wsgi_tracker.period import Granularity
-from wsgi_tracker.storage import classes, sqlite
+from wsgi_tracker.storage import classes
 
 Client = Callable[..., webtest.TestApp]
 BEGIN = 1_755_081_000_000_000
@@ -61,7 +61,7 @@ def without_data(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], None]
 @pytest.fixture(autouse=True)
 def patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let no busy machine leave user agents undecided."""
-    monkeypatch.setattr(sqlite, "REST_SECONDS", PATIENCE_SECONDS)
+    monkeypatch.setattr(classes, "REST_SECONDS", PATIENCE_SECONDS)
 
 
 @pytest.fixture
@@ -134,7 +134,7 @@ def test_user_agent_is_decided_once(host: Host) -> None:
         asked.append(user_agent)
         return classify(user_agent)
 
-    host.storage._classify = note  # type: ignore[attr-defined]
+    host.storage._decisions._classify = note  # type: ignore[attr-defined]
     for user_agents in ([CHROME] * 3, [CHROME, "curl/8", None], ["curl/8"] * 2):
         host.segment(lines(user_agents))
         host.ingest()
@@ -148,7 +148,7 @@ def test_more_new_user_agents_than_there_is_time_for_wait_their_turn(
     host.segment(lines([CHROME]))
     host.ingest()
     monkeypatch.setattr(classes, "DECIDE_SECONDS", 0.0)
-    monkeypatch.setattr(sqlite, "REST_SECONDS", 0.0)
+    monkeypatch.setattr(classes, "REST_SECONDS", 0.0)
     names = [f"curl/{n}" for n in range(4)]
     host.segment(lines(names))
 
@@ -180,7 +180,7 @@ def test_visits_are_ingested_though_deciding_fails(
     host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The batch was committed before: what was rejected in it must be kept."""
-    host.storage._classify = None  # type: ignore[attr-defined]
+    host.storage._decisions._classify = None  # type: ignore[attr-defined]
     with monkeypatch.context() as patch:
         patch.setattr(classes, "STORE", "UPDATE nothing SET class = ?, a = ?, b = ?, c = ?, d = ?")
         segment = host.segment(lines([CHROME]) + b"5\n")

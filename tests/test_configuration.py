@@ -69,6 +69,37 @@ def test_database_that_cannot_be_is_refused_with_advice(
     assert "choose a path" in message
 
 
+def test_database_of_another_program_is_refused_and_left_as_it_was(tmp_path: Path) -> None:
+    """It got our tables beside its own, and another journal mode."""
+    database = tmp_path / "boxes.db"
+    with closing(sqlite3.connect(database)) as other:
+        other.execute("CREATE TABLE boxes (id)")
+    before = database.read_bytes()
+
+    with pytest.raises(ConfigurationError, match="another program's; choose a path"):
+        Tracker(hello, database, token="right")
+
+    assert database.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("mode", "warned"),
+    [pytest.param(0o600, False, id="private"), pytest.param(0o640, True, id="group")],
+)
+def test_database_that_others_can_read_is_warned_of(
+    mode: int, warned: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "visits.db").touch(mode)
+    (tmp_path / "visits.db").chmod(mode)
+
+    with Tracker(hello, tmp_path / "visits.db", require_token=False) as tracker:
+        health = webtest.TestApp(tracker).get("/api/tracking/health").json
+
+    assert [text.startswith("other users") for text in health["warnings"]] == [True] * warned
+    assert sum(message.startswith("other users") for message in caplog.messages) == warned
+    assert (tmp_path / "visits.db").stat().st_mode & 0o777 == mode
+
+
 @pytest.mark.parametrize(
     "database",
     [

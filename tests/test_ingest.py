@@ -152,13 +152,12 @@ def test_every_commit_is_on_the_disk_when_asked_for(
     asked: list[bool] = []
 
     class Storage(BeforeIngest):
-        def ingest(self, *args: Any, durable: bool) -> Any:
+        def ingest(self, *args: Any, durable: bool, **options: Any) -> None:
             asked.append(durable)
-            rejected = self._storage.ingest(*args, durable=durable)
+            self._storage.ingest(*args, durable=durable, **options)
             with self._storage._pool.writer() as connection:
                 ((level,),) = connection.execute("PRAGMA synchronous")
             asked.append(level == 2)
-            return rejected
 
     tracker._ingester._storage = Storage(tracker._storage, lambda: None)
     app = webtest.TestApp(tracker)

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import _thread
+import sqlite3
 import threading
+import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
+import webtest
 from hosts import GOOD, BeforeIngest, Host, many, thread_of
 
 from wsgi_tracker import Tracker
 from wsgi_tracker.ingest import Ingester
 from wsgi_tracker.ingest_thread import IngestThread
 from wsgi_tracker.process import new_lock
+from wsgi_tracker.retention import Retention
+from wsgi_tracker.spool import LOOK_BYTES
 
 
 class AfterIngest:
@@ -27,25 +34,109 @@ class AfterIngest:
         return getattr(self._storage, name)
 
     def ingest(self, *args: Any, **options: Any) -> Any:
-        rejected = self._storage.ingest(*args, **options)
+        self._storage.ingest(*args, **options)
         self._act()
-        return rejected
+
+
+def count_threads() -> int:
+    """Return how many there are, those that threading does not know included."""
+    return _thread._count()
 
 
 def test_thread_ingests_by_itself_and_stops(host: Host) -> None:
     stored = threading.Event()
     thread = thread_of(host, Ingester(AfterIngest(host.storage, stored.set), host.folder))
-    before = threading.active_count()
+    before = count_threads()
 
     thread.start()
     thread.start()
     host.segment(GOOD)
 
     assert stored.wait(30)
+    during = count_threads()
     thread.stop()
     thread.stop()
     assert host.hits() == 1
-    assert threading.active_count() == before
+    assert during == before + 1
+    deadline = time.monotonic() + 5
+    while count_threads() > before:  # it lets go of its lock a moment before it is gone
+        assert time.monotonic() < deadline
+
+
+def test_process_that_may_have_no_thread_drops_no_visit_and_tries_again(
+    tracked: Callable[..., Tracker],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The first visit was dropped, no thread came ever, and health found all well."""
+    tracker = tracked(ingest=True, require_token=False)
+    app = webtest.TestApp(tracker)
+
+    def refuse(*args: Any) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_thread, "start_new_thread", refuse)
+        app.get("/")
+        health = app.get("/api/tracking/health").json
+    visits = 1 + LOOK_BYTES // 200
+    for _ in range(visits):
+        app.get("/")
+    started = tracker._ingest_thread._stop is not None
+    tracker.close()
+
+    assert (health["status"], health["dropped"], health["queued"]) == ("degraded", 0, 1)
+    assert "can't start new thread" in health["problems"][0]
+    assert started
+    assert sum("new thread" in message for message in caplog.messages) == 1
+    assert tracker._storage.facts([]).counts == {"recorded": visits + 1}
+
+
+def purging(host: Host, clock: list[int]) -> IngestThread:
+    retention = Retention(host.storage, 30, lambda: clock[0])
+    retention.declare()
+    thread = thread_of(host, host.ingester, retention=retention)
+    thread._stop = object()
+    return thread
+
+
+def test_purge_that_others_keep_us_from_does_not_work_again(
+    host: Host, caplog: pytest.LogCaptureFixture
+) -> None:
+    clock = [1_755_081_000 * 10**9]
+    thread = purging(host, clock)
+    caplog.clear()
+    with closing(sqlite3.connect(host.database, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        for _ in range(2):
+            thread._purge()
+            with thread._host_lock.held():
+                clock[0] += 61 * 10**9
+                thread._purge()
+        problems = thread.problems
+        other.execute("ROLLBACK")
+    clock[0] += 61 * 10**9
+    thread._purge()
+
+    failed, over = caplog.messages
+    assert problems == [failed]
+    assert "database is locked" in failed
+    assert "works again" in over
+
+
+def test_spool_that_is_out_of_order_is_no_bug_of_the_purge(
+    host: Host, caplog: pytest.LogCaptureFixture
+) -> None:
+    thread = purging(host, [1_755_081_000 * 10**9])
+    caplog.clear()
+    host.folder.rmdir()
+    host.folder.write_text("no folder")
+
+    thread._purge()
+
+    (record,) = caplog.records
+    assert "the spool cannot be used" in record.getMessage()
+    assert not record.exc_info
 
 
 def test_thread_stops_between_two_batches(host: Host) -> None:

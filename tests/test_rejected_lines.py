@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from typing import Any
 
@@ -9,6 +10,9 @@ import pytest
 from hosts import GOOD, OTHER, BeforeIngest, Host, many
 
 from wsgi_tracker import Visit
+from wsgi_tracker.errors import StorageError
+from wsgi_tracker.ingest import Ingester
+from wsgi_tracker.spool import Spool
 
 
 @pytest.mark.parametrize(
@@ -215,3 +219,88 @@ def test_batches_grow_again_behind_lines_that_are_no_visits(host: Host) -> None:
     assert small < 1 << 20
     assert host.ingester._careful_bytes == 4 << 20
     assert host.counts() == {"recorded": 1010, "rejected": 1000}
+
+
+@pytest.mark.parametrize("durable", [True, False])
+def test_rejected_line_is_kept_before_its_segment_may_go(
+    durable: bool, host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that was killed behind the commit had counted it, and kept it nowhere."""
+    synced: list[int] = []
+    real = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda fd: (synced.append(os.fstat(fd).st_ino), real(fd))[1])
+    path = host.folder / "rejected.ndjson"
+
+    class Storage(BeforeIngest):
+        def ingest(self, *args: Any, **options: Any) -> Any:
+            self._storage.ingest(*args, **options)
+            raise KeyboardInterrupt  # as if killed
+
+    spool = Spool(host.folder)
+    spool.append(b"garbage\n")
+    ingester = Ingester(Storage(host.storage, lambda: None), host.folder, durable=durable)
+    monkeypatch.setattr(ingester._rejected, "undo", lambda: None)
+    with pytest.raises(KeyboardInterrupt):
+        ingester.run_once()
+
+    assert host.counts() == {"rejected": 1}
+    assert path.read_bytes() == b"garbage\n"
+    assert (path.stat().st_ino in synced) == durable
+    spool.close()
+
+
+def test_commit_that_fails_takes_the_rejected_lines_back(host: Host) -> None:
+    host.segment(b"first\n")
+    host.ingest()
+    host.segment(b"second\n")
+
+    class Storage(BeforeIngest):
+        def ingest(self, *args: Any, keep: Any, **options: Any) -> Any:
+            def keep_and_fail(lines: Any) -> None:
+                keep(lines)
+                seen.append(host.rejected())
+                raise StorageError("disk is full")
+
+            self._storage.ingest(*args, keep=keep_and_fail, **options)
+
+    seen: list[bytes] = []
+    real, host.ingester._storage = host.storage, Storage(host.storage, lambda: None)
+    for _ in range(2):
+        with pytest.raises(StorageError):
+            host.ingest()
+    after_failure = host.rejected()
+    host.ingester._storage = real
+    host.ingest()
+
+    assert seen == [b"first\nsecond\n"] * 2
+    assert after_failure == b"first\n"
+    assert host.rejected() == b"first\nsecond\n"
+
+
+def test_full_file_of_rejected_lines_is_logged(
+    host: Host, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("wsgi_tracker.rejected.MAX_BYTES", 10)
+    for _ in range(3):
+        host.segment(b"some garbage\n")
+        host.ingest()
+
+    (message,) = caplog.messages
+    assert host.rejected() == b"some garbage\n"
+    assert "not kept" in message
+    assert "move it away" in message
+    assert host.counts() == {"rejected": 3}
+
+
+def test_line_behind_one_that_was_cut_is_a_line(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.write
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", lambda fd, data: real(fd, data[:5]))
+        host.segment(b"some garbage\n")
+        host.ingest()
+    host.segment(b"more\n")
+    host.ingest()
+
+    assert host.rejected() == b"more\n"

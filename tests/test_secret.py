@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -65,8 +68,9 @@ def test_folder_that_is_missing_costs_only_the_copy(tmp_path: Path) -> None:
     assert Secret(tmp_path / "missing").ask(Storage(b"a" * 32)) == b"a" * 32
 
 
+@pytest.mark.parametrize("spool_too", [False, True])
 def test_database_that_is_made_anew_hashes_as_the_one_before(
-    tracked: Callable[..., Tracker], tmp_path: Path
+    spool_too: bool, tracked: Callable[..., Tracker], tmp_path: Path
 ) -> None:
     """A running process went on with the old secret, and new ones took another."""
     running = webtest.TestApp(tracked())
@@ -75,11 +79,24 @@ def test_database_that_is_made_anew_hashes_as_the_one_before(
     for path in tmp_path.glob("visits.db*"):
         if path.is_file():
             path.unlink()
+        elif spool_too:
+            shutil.rmtree(path)
     running.get("/")
     running.get("/api/tracking/summary")
+    assert (tmp_path / "visits.db-spool" / "secret").exists()
 
     started = webtest.TestApp(tracked())
     started.get("/")
     summary = started.get("/api/tracking/summary").json
 
     assert (summary["total_hits"], summary["total_unique_users"]) == (3, 1)
+
+
+def test_full_disk_gathers_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(fd: int, data: bytes) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "write", refuse)
+
+    assert Secret(tmp_path).ask(Storage(b"a" * 32)) == b"a" * 32
+    assert list(tmp_path.iterdir()) == []

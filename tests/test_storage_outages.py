@@ -63,6 +63,28 @@ def test_new_database_takes_what_is_still_in_the_spool(
     assert tracker.get("/api/tracking/summary").json["total_hits"] == 2
 
 
+def test_database_restored_by_vacuum_into_lets_reports_read_while_it_is_written(
+    host: Host,
+) -> None:
+    """It stayed without a log: a long report kept every batch out."""
+    host.segment(many(3))
+    host.ingest()
+    host.storage.close()
+    with closing(sqlite3.connect(host.database)) as connection:
+        connection.execute("VACUUM INTO ?", (str(host.database.with_name("copy.db")),))
+    host.database.with_name("copy.db").replace(host.database)
+    host.segment(many(1))
+    host.ingest()
+
+    with closing(sqlite3.connect(host.database, isolation_level=None)) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM visits").fetchone()
+        host.segment(many(1))
+        host.ingest()
+
+    assert host.hits() == 5
+
+
 READS = """
 import sqlite3, sys
 connection = sqlite3.connect(sys.argv[1])

@@ -56,6 +56,14 @@ def ingest(tmp_path: Path) -> Callable[..., dict[str, int]]:
             {"recorded": 1, "dropped": 2},
             id="before counts, whole",
         ),
+        pytest.param(
+            GOOD + counts_line({"dropped": 2})[:12], {"recorded": 1}, id="counts at the end"
+        ),
+        pytest.param(
+            GOOD + counts_line({"dropped": 2})[:12] + counts_line({"dropped": 2}),
+            {"recorded": 1, "dropped": 2},
+            id="counts before counts",
+        ),
         pytest.param(GOOD[:40] + b"\n" + GOOD, {"recorded": 1, "rejected": 1}, id="with an end"),
         pytest.param(b"null\n" + GOOD, {"recorded": 1, "rejected": 1}, id="no visit"),
         pytest.param(

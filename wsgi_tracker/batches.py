@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 
-from .segments import COUNTS, Segment
+from .segments import COUNTS, ID_LENGTH, SUFFIX, Segment, header
 from .storage import FINISHED, Batch, Positions
 
 MAX_COUNT = 1 << 48  # beyond this no process has counted
@@ -22,6 +22,7 @@ class BatchReader:
     """Read one batch; ``read`` runs within the transaction that stores it.
 
     ``ends`` says how far each file was read, by its name: half a line at its end included.
+    ``refused`` are those whose disk does not give them.
     """
 
     def __init__(self, segments: list[Segment], batch_bytes: int) -> None:
@@ -30,6 +31,7 @@ class BatchReader:
         self._room_lines = MAX_LINES
         self.finished: list[Segment] = []
         self.ends: dict[str, int] = {}
+        self.refused: dict[str, OSError] = {}
         self.size_bytes = 0
         self.more = False
         self._torn: list[bytes] = []
@@ -49,8 +51,12 @@ class BatchReader:
             if segment.id in batch.positions or segment.is_copy_of_another:
                 continue  # a copy waits until the original is finished
             position = max(position, segment.first)
-            size = segment.size()
-            lines, end, self.ends[segment.name] = self._lines(segment, position, size, room)
+            try:
+                size = segment.size()
+                lines, end, self.ends[segment.name] = self._lines(segment, position, size, room)
+            except OSError as error:
+                self.refused[segment.name] = error
+                continue
             if lines:
                 chunks.append(lines)
                 room -= len(lines)
@@ -79,6 +85,8 @@ class BatchReader:
             endless = not whole and len(chunk) >= self._batch_bytes  # a line, but none of ours
         else:
             endless = segment.orphaned and whole < len(chunk)  # torn: nobody will complete it
+            if endless and _is_of_counts(chunk[whole:]):
+                return chunk[:whole], end, end
             if endless:
                 self._torn.append(chunk[whole:])
         if endless:
@@ -118,10 +126,21 @@ def _without_counts(data: bytes) -> tuple[bytes, Counter[str], list[bytes]]:
             visits.append(line + b"\n")
             continue
         counts.update(added)
-        if cut:
+        if cut and not _is_of_counts(line[:cut]):
             visits.append(line[:cut] + b"\n")
             torn.append(line[:cut])
     return b"".join(visits), counts, torn
+
+
+def _is_of_counts(piece: bytes) -> bool:
+    """Return whether a torn line was to hold counts: no visit, and its writer has them still."""
+    return piece.startswith(COUNTS[:3])
+
+
+def unread_bytes(name: str, size: int, stored: Positions) -> int:
+    """Return how much storage lacks of a segment that cannot be opened: of most, the name is the id."""
+    position = stored.get(name.removesuffix(SUFFIX), 0)
+    return 0 if position == FINISHED else max(0, size - max(position, len(header("0" * ID_LENGTH))))
 
 
 def _counts(line: bytes) -> dict[str, int] | None:

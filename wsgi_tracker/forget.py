@@ -36,7 +36,7 @@ def forget(storage: Storage, ingester: Ingester, folder: Path, user_hash: str) -
 def _blank_spool(storage: Storage, folder: Path, user_hash: str) -> None:
     """Overwrite that user's lines, where a segment is stored and its writer still has it."""
     needle = f'"{user_hash}"'.encode()
-    for segment in open_segments(folder, segment_sizes(folder)):
+    for segment in open_segments(folder, segment_sizes(folder), _refuse):
         try:
             _blank(folder / segment.name, _stored_end(storage, segment), needle)
         finally:
@@ -44,6 +44,10 @@ def _blank_spool(storage: Storage, folder: Path, user_hash: str) -> None:
     rejected = folder / REJECTED
     if rejected.exists():
         _blank(rejected, rejected.stat().st_size, needle)
+
+
+def _refuse(name: str, error: OSError) -> None:
+    raise error
 
 
 def _stored_end(storage: Storage, segment: Segment) -> int:

@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from .agents import NO_CLASSES, data_version
-from .batches import count_lines
+from .batches import count_lines, unread_bytes
 from .errors import StorageError
 from .ingest import spool_errors
 from .ingest_thread import IngestThread
 from .period import DAY, SECOND, iso_timestamp
-from .segments import Segment, open_segments, segment_sizes
+from .segments import SUFFIX, explain_refusal, look_at_segments, segment_sizes
 from .spool import Spool
-from .storage import FINISHED, Positions, Storage, StorageFacts
+from .storage import FINISHED, Storage, StorageFacts
 
 STALE_SECONDS = 60
 # Two user agents behind one address are suspicious, and so is one that comes so often.
@@ -120,14 +120,18 @@ class HealthCheck:
         """Return how tracking is at ``now``, in microseconds since the epoch. Never raises."""
         problems: list[str] = []
         folder, sizes, segments, spool = self._spool.folder, {}, [], SpoolFacts()
+        refused: dict[str, OSError] = {}
         with _spool_problems(problems):
             sizes = segment_sizes(folder)
-            segments = [segment.id for segment in _opened(folder, sizes)]
+            found = look_at_segments(folder, sizes, refused.__setitem__)
+            segments = [segment.id for segment, _ in found]
             spool = SpoolFacts(sum(sizes.values()), len(sizes))
+        segments += [name.removesuffix(SUFFIX) for name in refused]
         storage = self._look_at_storage(segments, problems)
         if storage is not None and spool.segments is not None:
             with _spool_problems(problems):
                 spool = _add_queue(spool, folder, sizes, storage)
+                spool = _add_refused(spool, folder, sizes, refused, storage, problems)
         return Health(
             self.problems(spool.oldest_timestamp, now) + problems,
             [] if storage is None else _warnings(storage, now),
@@ -153,16 +157,7 @@ def _spool_problems(problems: list[str]) -> Iterator[None]:
         with spool_errors():
             yield
     except StorageError as error:
-        problems.append(f"{error}; it is a folder that this process must read and write")
-
-
-def _opened(folder: Path, names: Iterable[str]) -> Iterator[Segment]:
-    """Open one segment at a time: there may be thousands."""
-    for segment in open_segments(folder, names):
-        try:
-            yield segment
-        finally:
-            segment.close()
+        problems.append(str(error))
 
 
 def _add_queue(
@@ -170,8 +165,9 @@ def _add_queue(
 ) -> SpoolFacts:
     found: Counter[str] = Counter()
     queued_bytes, timestamps = 0, []
-    for segment in _opened(folder, names):
-        start, end = _unread(segment, storage.positions)
+    for segment, end in look_at_segments(folder, names, lambda name, error: None):
+        position = storage.positions.get(segment.id, 0)
+        start = end if position == FINISHED else max(position, segment.first)
         if start < end:
             queued_bytes += end - start
             timestamps.append(segment.timestamp_at(start))
@@ -186,12 +182,23 @@ def _add_queue(
     )
 
 
-def _unread(segment: Segment, stored: Positions) -> tuple[int, int]:
-    """Return where the lines that storage lacks begin and end."""
-    position = stored.get(segment.id, 0)
-    if position == FINISHED or segment.is_copy_of_another:
-        return 0, 0
-    return max(position, segment.first), segment.end_of_lines()
+def _add_refused(
+    facts: SpoolFacts,
+    folder: Path,
+    sizes: Mapping[str, int],
+    refused: Mapping[str, OSError],
+    storage: StorageFacts,
+    problems: list[str],
+) -> SpoolFacts:
+    """Add what waits in segments that this process cannot read: how many visits, nobody knows."""
+    unread = {name: unread_bytes(name, sizes[name], storage.positions) for name in refused}
+    name = min((name for name, size in unread.items() if size), default=None)
+    if name is None:
+        return facts
+    if not any(name in problem for problem in problems):
+        problems.append(explain_refusal(folder, name, refused[name]))
+    queued_bytes = (facts.queued_bytes or 0) + sum(unread.values())
+    return replace(facts, queued=None, queued_bytes=queued_bytes)
 
 
 def _class_warnings(facts: StorageFacts) -> list[str]:
@@ -209,7 +216,13 @@ def _class_warnings(facts: StorageFacts) -> list[str]:
 
 def _warnings(facts: StorageFacts, now: int) -> list[str]:
     """Return what is probably not as it was meant."""
-    return _replaced(facts.replaced_at, now) + _one_address(facts) + _class_warnings(facts)
+    readable = "other users of this host can read the database, and addresses in it: chmod 600 it"
+    return [
+        *_replaced(facts.replaced_at, now),
+        *([readable] if facts.is_readable_by_others else []),
+        *_one_address(facts),
+        *_class_warnings(facts),
+    ]
 
 
 def _replaced(replaced_at: int | None, now: int) -> list[str]:

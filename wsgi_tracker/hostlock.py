@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from .process import new_lock, watch_forks
-from .segments import make_folder
+from .segments import is_at, make_folder
 
 FORK_PATIENCE_SECONDS = 5.0
 
@@ -76,8 +76,8 @@ class HostLock:
             mutex.release()
 
     def _lock(self) -> bool:
-        if self._fd >= 0 and not os.fstat(self._fd).st_nlink:
-            # Somebody deleted the spool: processes that start now lock another file.
+        if self._fd >= 0 and not is_at(self._path, self._fd):
+            # Somebody deleted or moved the spool: processes that start now lock another file.
             os.close(self._fd)
             self._fd = -1
         if self._fd < 0:

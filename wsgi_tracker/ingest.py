@@ -11,13 +11,21 @@ from bisect import bisect
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from .batches import SMALL_BATCH_BYTES, BatchReader
+from .batches import SMALL_BATCH_BYTES, BatchReader, unread_bytes
 from .errors import Outage, StorageError
 from .hostlock import HostLock
 from .rejected import RejectedLines
-from .segments import Segment, open_segments, segment_sizes
+from .segments import (
+    SUFFIX,
+    Segment,
+    explain_refusal,
+    look_at_segments,
+    open_segments,
+    segment_sizes,
+)
 from .storage import FINISHED, HardBatchError, Positions, Storage
 
 BATCH_BYTES = 4 << 20
@@ -57,12 +65,14 @@ class Ingester:
         self._on_wake = on_wake
         self._host_lock = HostLock.of(folder)
         self._outage = storage.outage
-        self._refused = Outage("visits of another user wait in the spool")
+        self._refusal = Outage("visits wait in the spool")
+        self._wake_outage = Outage("the spool is not looked after", forget_seconds=60.0)
         self._rejected = RejectedLines(folder)
         # Segment file -> its size when last read to the end: there is nothing new in it.
         self._hints: dict[str, int] = {}
         self._last_name = ""  # of the last batch
-        self._refused_names: set[str] = set()
+        self._refused: dict[str, OSError] = {}  # segment files that could not be read
+        self._generation: object = None  # of the storage that the hints are about
         self._look_at = 0.0
         self._ingested_bytes = 0
 
@@ -73,7 +83,7 @@ class Ingester:
         """
         before = self._ingested_bytes
         try:
-            self._on_wake()
+            self._call_on_wake()
             while self.run_once() and may_go_on():
                 pass
         except StorageError:
@@ -82,10 +92,16 @@ class Ingester:
             self._outage.report_bug(error)
         return self._ingested_bytes - before
 
+    def _call_on_wake(self) -> None:
+        try:
+            self._on_wake()
+        except Exception as error:  # what is in the spool can be stored all the same
+            self._wake_outage.report_bug(error)
+
     @property
     def problems(self) -> list[str]:
         """What kept this process from ingesting when it last tried."""
-        outages = (self._outage, self._refused, self._rejected.outage)
+        outages = (self._outage, self._refusal, self._rejected.outage)
         return [known for outage in outages if (known := outage.known)]
 
     def look_again(self) -> None:
@@ -111,13 +127,16 @@ class Ingester:
 
     def _ingest_batch(self) -> bool:
         chosen, more = self._choose()
+        hints = self._hints
         with ExitStack() as opened:
-            segments = self._open(chosen, opened)
-            if not more:
-                self._tell_refused()
-            reading = self._store_some(segments)
-        # Only now, as other threads read it: what is not committed is not stored.
-        self._hints = {**self._hints, **chosen, **reading.ends}
+            reading = self._store_some(self._open(chosen, opened))
+        self._refused.update(reading.refused)
+        if not more:
+            self._tell_refused()
+        # Only now, as other threads read it: what is not committed is not stored. Nor what was
+        # in a storage that another thread has found to be replaced.
+        if hints is self._hints:
+            self._hints = {**hints, **chosen, **reading.ends}
         self._ingested_bytes += reading.size_bytes
         return more or reading.more
 
@@ -127,11 +146,7 @@ class Ingester:
         They are those that grew and, now and then, all.
         """
         sizes = segment_sizes(self._folder)
-        now = time.monotonic()
-        if now >= self._look_at:
-            self._look_at = now + LOOK_SECONDS
-            self._hints = {}  # the database may have been replaced by one that lacks these lines
-            self._refused_names = set()
+        self._forget_now_and_then()
         hints = self._hints
         names = sorted(name for name, size in sizes.items() if size != hints.get(name))
         # In turn, as some grow all the time.
@@ -141,21 +156,30 @@ class Ingester:
         self._last_name = next(reversed(chosen), "")
         return chosen, len(names) > len(chosen)
 
+    def _forget_now_and_then(self) -> None:
+        """Take no segment for quiet whose writer may be gone, or that a new storage lacks."""
+        now, generation = time.monotonic(), self._storage.generation()
+        if now >= self._look_at or generation != self._generation:
+            self._look_at = now + LOOK_SECONDS
+            self._generation = generation
+            self._hints, self._refused = {}, {}
+
     def _open(self, names: Iterable[str], opened: ExitStack) -> list[Segment]:
         segments = []
-        for segment in open_segments(self._folder, names, self._refused_names.add):
+        for segment in open_segments(self._folder, names, self._refuse):
             opened.callback(segment.close)
             segments.append(segment)
         return segments
 
+    def _refuse(self, name: str, error: OSError) -> None:
+        self._refused[name] = error
+
     def _tell_refused(self) -> None:
-        if self._refused_names:
-            self._refused.report(
-                f"no permission to read {min(self._refused_names)}; let all processes run as one "
-                f"user, or give the files in {self._folder} to the one who ingests"
-            )
+        if self._refused:
+            name, error = min(self._refused.items())
+            self._refusal.report(explain_refusal(self._folder, name, error))
         else:
-            self._refused.over()
+            self._refusal.over()
 
     def _store_some(self, segments: list[Segment]) -> BatchReader:
         reading = BatchReader(segments, min(self._careful_bytes, self._batch_bytes))
@@ -172,13 +196,18 @@ class Ingester:
     def _store(self, reading: BatchReader) -> None:
         # Locked before their size is read: nothing can be added to what is read to its end.
         orphaned = [segment for segment in reading.segments if segment.lock()]
-        rejected = self._storage.ingest(
-            [segment.id for segment in reading.segments],
-            reading.read,
-            durable=self._durable or bool(orphaned),
-        )
-        if rejected:  # only now: a commit that fails is tried again, and finds them again
-            self._rejected.keep(rejected)
+        durable = self._durable or bool(orphaned)
+        self._rejected.begin()
+        try:
+            self._storage.ingest(
+                [segment.id for segment in reading.segments],
+                reading.read,
+                durable=durable,
+                keep=partial(self._rejected.keep, sync=durable),
+            )
+        except BaseException:  # it is tried again, and finds the same lines
+            self._rejected.undo()
+            raise
         for segment in reading.finished:
             segment.unlink()
 
@@ -195,14 +224,18 @@ class Ingester:
             raise
 
     def _catch_up(self, seconds: float) -> Queue:
-        self._on_wake()
+        self._call_on_wake()
         wanted = self._backlog()
         deadline = time.monotonic() + seconds
         pause = 0.001
         while wanted:
             more = self.run_once()
             stored = self._storage.positions(list(wanted))
-            wanted = {id: line for id, line in wanted.items() if _behind(stored, id, line.end)}
+            wanted = {
+                id: line
+                for id, line in wanted.items()
+                if _behind(stored, id, line.end) and line.name not in self._refused
+            }
             if not wanted:
                 break
             if time.monotonic() > deadline:
@@ -210,32 +243,37 @@ class Ingester:
             if not more:
                 time.sleep(pause)
                 pause = min(pause * 2, 0.02)
-        return Queue()
+        return self._queue({}, {})
 
     def _backlog(self) -> dict[str, _LastLine]:
         """Return where each segment's last whole line ends, by its id."""
+        self._forget_now_and_then()
+        hints = self._hints
         sizes = segment_sizes(self._folder)
-        grown = [name for name, size in sizes.items() if size != self._hints.get(name)]
-        backlog = {}
-        for segment in open_segments(self._folder, grown):
-            try:
-                backlog[segment.id] = _LastLine(segment.name, segment.end_of_lines())
-            finally:
-                segment.close()
-        return backlog
+        grown = [name for name, size in sizes.items() if size != hints.get(name)]
+        return {
+            segment.id: _LastLine(segment.name, end)
+            for segment, end in look_at_segments(self._folder, grown, self._refuse)
+        }
 
     def _queue(self, wanted: dict[str, _LastLine], stored: Positions) -> Queue:
-        size, oldest = 0, None
-        for segment in open_segments(self._folder, [line.name for line in wanted.values()]):
-            try:
+        size, timestamps = self._refused_bytes(), []
+        names = [line.name for line in wanted.values()]
+        for segment, _ in look_at_segments(self._folder, names, self._refuse):
+            if segment.id in wanted:
                 position = max(stored.get(segment.id, 0), segment.first)
                 size += max(0, wanted[segment.id].end - position)
-                timestamp = segment.timestamp_at(position)
-                if timestamp is not None and (oldest is None or timestamp < oldest):
-                    oldest = timestamp
-            finally:
-                segment.close()
-        return Queue(size, oldest)
+                timestamps.append(segment.timestamp_at(position))
+        return Queue(size, min((t for t in timestamps if t is not None), default=None))
+
+    def _refused_bytes(self) -> int:
+        """Return what storage lacks of the segments that this process cannot read."""
+        if not self._refused:
+            return 0
+        sizes = segment_sizes(self._folder)
+        refused = {name: sizes[name] for name in list(self._refused) if name in sizes}
+        stored = self._storage.positions([name.removesuffix(SUFFIX) for name in refused])
+        return sum(unread_bytes(name, size, stored) for name, size in refused.items())
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,7 +288,10 @@ def spool_errors() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise StorageError(f"the spool cannot be used: {error}") from error
+        raise StorageError(
+            f"the spool cannot be used: {error}; let this process read and write its folder, on a "
+            f"local disk that works, and open enough files"
+        ) from error
 
 
 def _behind(stored: Positions, segment: str, end: int) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 
 from .errors import Outage, StorageError
 from .hostlock import HostLock
-from .ingest import Ingester
+from .ingest import Ingester, spool_errors
 from .process import new_lock, unpatched, watch_forks
 from .retention import Retention
 
@@ -40,6 +40,7 @@ class IngestThread:
         self._host_lock = HostLock.of(folder)
         self._longest_rest_bytes = max_spool_bytes * SPOOL_SHARE
         self._purge_outage = Outage("visits that are too old are not purged")
+        self._start_outage = Outage("visits wait in the spool for a report, or for another process")
         self._reset()
         watch_forks(in_child=self._reset)  # the parent's thread is not inherited
 
@@ -55,7 +56,7 @@ class IngestThread:
             self._reset()
 
     def start(self) -> None:
-        """Start the thread of this process, unless it runs."""
+        """Start the thread of this process, unless it runs; where there can be none, say so."""
         self._check_process()
         with self._start_lock:
             if self._stop is not None:
@@ -65,7 +66,13 @@ class IngestThread:
             stop, stopped = self._stop, self._stopped = new_lock(), new_lock()
             stop.acquire()
             stopped.acquire()
-        unpatched("_thread", "start_new_thread")(self._run, (stop, stopped))
+        try:
+            unpatched("_thread", "start_new_thread")(self._run, (stop, stopped))
+        except RuntimeError as error:
+            self._stop = None  # the next call tries again
+            self._start_outage.report(f"{error}; let this process's user have more threads")
+        else:
+            self._start_outage.over()
 
     def _run(self, stop: Any, stopped: Any) -> None:
         pause = SHORTEST_PAUSE_SECONDS
@@ -92,9 +99,10 @@ class IngestThread:
             return LONGEST_PAUSE_SECONDS
         began = time.monotonic()
         try:
-            with self._host_lock.held() as ours:
+            with spool_errors(), self._host_lock.held() as ours:
                 more = not ours or self._retention.step()
-            self._purge_outage.over()
+            if ours:
+                self._purge_outage.over()
         except StorageError as error:
             if not self._ingester.problems:  # else it is known
                 self._purge_outage.report(str(error))
@@ -109,9 +117,9 @@ class IngestThread:
 
     @property
     def problems(self) -> list[str]:
-        """What keeps the thread from its work; nothing where there is none in this process."""
+        """What keeps the thread from its work; nothing where there is to be none in this process."""
         if self._stop is None:
-            return []
+            return [known for known in [self._start_outage.known] if known]
         purge = self._purge_outage.known
         return [*self._ingester.problems, *([purge] if purge else [])]
 

@@ -122,7 +122,7 @@ class Tracker:
 
         path = database_path(database)
         folder = path.with_name(path.name + "-spool")
-        own_secret = Secret(folder)
+        self._own_secret = own_secret = Secret(folder)
         used_before = os.path.isdir(folder)
         self._storage = open_storage(
             path,
@@ -206,7 +206,8 @@ class Tracker:
         return rest[1:] if not rest or rest[0] == "/" else None
 
     def _recording_began(self) -> None:
-        """Start what this process needs besides the segment that it has just opened."""
+        """See to what this process needs besides the segment that it has just opened."""
+        self._own_secret.keep()
         if self._has_ingest_thread:
             self._ingest_thread.start()
         atexit.unregister(self.close)

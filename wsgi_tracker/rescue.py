@@ -11,7 +11,7 @@ import os
 from pathlib import Path
 
 from .errors import Outage
-from .segments import SUFFIX, header, make_folder, sync_folders, write_whole
+from .segments import SUFFIX, header, is_at, make_folder, sync_folders, write_whole
 
 RESTORING = ".restoring"
 
@@ -61,14 +61,6 @@ def _restore(fd: int, path: Path, *, sync: bool) -> None:
         raise
     finally:
         os.close(copy)
-
-
-def is_at(path: Path, fd: int) -> bool:
-    """Return whether ``path`` still names an open file."""
-    try:
-        return os.path.samestat(os.stat(path), os.fstat(fd))
-    except (FileNotFoundError, NotADirectoryError):
-        return False
 
 
 def adopt_restored(folder: Path) -> None:

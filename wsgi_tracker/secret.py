@@ -29,10 +29,16 @@ class Secret:
 
     def __init__(self, folder: Path) -> None:
         self._copy = folder / "secret"
+        self._known: bytes | None = None  # that this process goes on with
 
     def make(self) -> bytes:
-        """Return the secret of a new database: the copy, else a random one."""
-        return _read(self._copy) or random_secret()
+        """Return the secret of a new database: the copy, else the known one, else a random one."""
+        return _read(self._copy) or self._known or random_secret()
+
+    def keep(self) -> None:
+        """Write the copy again where it is missing: the spool may have been deleted."""
+        if self._known is not None and not self._copy.exists():
+            self._write(self._known)
 
     def ask(self, fetch: Callable[[], bytes]) -> bytes:
         """Return what ``fetch`` does, and keep a copy; the copy while it raises StorageError."""
@@ -42,11 +48,16 @@ class Secret:
             copy = _read(self._copy)
             if copy is None:
                 raise
+            self._known = copy
             return copy
         if secret != _read(self._copy):
-            with suppress(OSError), _written(self._copy, secret) as written:  # a full disk
-                written.replace(self._copy)
+            self._write(secret)
+        self._known = secret
         return secret
+
+    def _write(self, secret: bytes) -> None:
+        with suppress(OSError), _written(self._copy, secret) as written:  # a full disk
+            written.replace(self._copy)
 
 
 class DailySecret:

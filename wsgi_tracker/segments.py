@@ -37,11 +37,15 @@ class Segment:
         self._path = folder / name
         self._fd = os.open(self._path, READ_FLAGS)
         try:
-            self.id, self.first = self._read_header()
+            self.identify()
         except BaseException:  # no file, but a pipe or a folder
             os.close(self._fd)
             raise
         self.orphaned = False
+
+    def identify(self) -> None:
+        """Read ``id``, and ``first``, where the first line of visits begins."""
+        self.id, self.first = self._read_header()
 
     def _read_header(self) -> tuple[str, int]:
         start = os.pread(self._fd, len(header("0" * ID_LENGTH)), 0)
@@ -65,8 +69,8 @@ class Segment:
             except BlockingIOError:
                 return False
             self.orphaned = True
-            # It may have been opened before its writer had written the first line.
-            self.id, self.first = self._read_header()
+            if not self.first:  # opened before its writer had written the first line
+                self.identify()
         return self.orphaned
 
     def size(self) -> int:
@@ -87,7 +91,7 @@ class Segment:
         """Return the timestamp of the visit whose line begins at ``position``, if one does."""
         try:
             timestamp = json.loads(self.read(position, TAIL_BYTES).partition(b"\n")[0])["timestamp"]
-        except (ValueError, KeyError, TypeError, RecursionError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return None
         if type(timestamp) is int and 0 <= timestamp <= LAST_TIMESTAMP:  # True is no time
             return timestamp
@@ -105,8 +109,8 @@ class Segment:
 
     def unlink(self) -> None:
         """Delete the file; the caller holds its lock, and knows every line stored."""
-        with contextlib.suppress(FileNotFoundError):
-            if os.path.samestat(os.stat(self._path), os.fstat(self._fd)):
+        if is_at(self._path, self._fd):
+            with contextlib.suppress(FileNotFoundError):
                 self._path.unlink()
 
     def close(self) -> None:
@@ -184,6 +188,14 @@ def sync_folders(folder: Path) -> None:
             os.close(fd)
 
 
+def is_at(path: Path, fd: int) -> bool:
+    """Return whether ``path`` still names an open file."""
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(fd))
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+
+
 def segment_sizes(folder: Path) -> dict[str, int]:
     """Return the size of every segment by its file name."""
     return dict(_segment_sizes(folder))
@@ -202,18 +214,53 @@ def _segment_sizes(folder: Path) -> Iterator[tuple[str, int]]:
 
 
 def open_segments(
-    folder: Path, names: Iterable[str], refused: Callable[[str], None] = lambda name: None
+    folder: Path, names: Iterable[str], refused: Callable[[str, OSError], None]
 ) -> Iterator[Segment]:
     """Open those that are still there; the caller closes them.
 
-    ``refused`` is told the name of one that is another user's, and not ours to read.
+    ``refused`` is told of one that cannot be opened. Raises :exc:`OSError` where none can be.
     """
     for name in names:
         try:
             segment = Segment(folder, name)
         except FileNotFoundError:  # another process has finished it
             continue
-        except PermissionError:
-            refused(name)
+        except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE):
+                raise
+            refused(name, error)
             continue
         yield segment
+
+
+def look_at_segments(
+    folder: Path, names: Iterable[str], refused: Callable[[str, OSError], None]
+) -> Iterator[tuple[Segment, int]]:
+    """Open one at a time, with where its last whole line ends; copies of others are left out."""
+    for segment in open_segments(folder, names, refused):
+        try:
+            if segment.is_copy_of_another:
+                continue
+            try:
+                end = segment.end_of_lines()
+            except OSError as error:
+                refused(segment.name, error)
+                continue
+            if not segment.first:  # its writer may have named it just now
+                segment.identify()
+            yield segment, end
+        finally:
+            segment.close()
+
+
+def explain_refusal(folder: Path, name: str, error: OSError) -> str:
+    """Return which segment cannot be read, and what to do about it."""
+    if isinstance(error, PermissionError):
+        return (
+            f"no permission to read {name}; let all processes run as one user, or give the files in "
+            f"{folder} to the one who ingests"
+        )
+    return (
+        f"{name} in {folder} cannot be read: {error.strerror}; the system's log says why, and the "
+        f"file may be moved away; all others go on"
+    )

@@ -23,8 +23,15 @@ from typing import Any
 
 from .errors import Outage, logger
 from .process import new_lock, watch_forks
-from .rescue import Rescue, adopt_restored, is_at
-from .segments import counts_line, create_segment, make_folder, segment_sizes, write_whole
+from .rescue import Rescue, adopt_restored
+from .segments import (
+    counts_line,
+    create_segment,
+    is_at,
+    make_folder,
+    segment_sizes,
+    write_whole,
+)
 
 SEGMENT_BYTES = 8 << 20
 SMALLEST_SEGMENT_BYTES = 4096

@@ -63,6 +63,7 @@ class StorageFacts:
     ingesting_pid: int | None
     replaced_at: int | None
     size_bytes: int
+    is_readable_by_others: bool
     schema: int
     retention_days: int
     agents_data: str | None
@@ -72,6 +73,7 @@ class StorageFacts:
 
 
 ReadBatch: TypeAlias = Callable[[Positions], Batch]
+KeepLines: TypeAlias = Callable[[Sequence[bytes]], None]
 
 
 class Storage(Protocol):
@@ -87,13 +89,23 @@ class Storage(Protocol):
 
     outage: Outage
 
-    def ingest(self, segments: Sequence[str], read: ReadBatch, *, durable: bool) -> list[bytes]:
+    def ingest(
+        self,
+        segments: Sequence[str],
+        read: ReadBatch,
+        *,
+        durable: bool,
+        keep: KeepLines = lambda lines: None,
+    ) -> None:
         """Take in, exactly once, what ``read`` returns for the positions of these segments.
 
-        They are those that :meth:`positions` returns, within the transaction. Returns the lines
-        that are no visits; they are counted. ``durable`` asks that this batch, and all before it,
+        They are those that :meth:`positions` returns, within the transaction. Lines that are no
+        visits are counted, and given to ``keep`` before the commit. ``durable`` asks that this batch, and all before it,
         survive a power cut when the call returns. Raises :exc:`HardBatchError`.
         """
+
+    def generation(self) -> object:
+        """Return what differs once another storage stands in the place of this one."""
 
     def positions(self, segments: Sequence[str]) -> Positions:
         """Return how far these segments are stored, by id; :data:`FINISHED` is all of it.

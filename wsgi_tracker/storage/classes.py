@@ -11,11 +11,14 @@ from __future__ import annotations
 import sqlite3
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from typing import TypeAlias
 
-from ..agents import ClassFilter, Classify
+from ..agents import ClassFilter, Classify, data_version, load_classifier
+from ..errors import StorageError
 from .schema import transaction
 
+REST_SECONDS = 0.2  # for those beyond what a batch's transaction has time for
 DECIDE_SECONDS = 0.05  # of a transaction; one user agent takes 0.1 to 2 ms, a malicious one 20
 AGENTS_PER_STEP = 500
 
@@ -80,6 +83,37 @@ def store(connection: sqlite3.Connection, decided: Sequence[Decision], data: str
         connection.execute(
             "INSERT OR IGNORE INTO settings (name, value) VALUES ('agents_data', ?)", (data,)
         )
+
+
+class Decisions:
+    """Decide the class of new user agents around each batch that is stored."""
+
+    def __init__(self) -> None:
+        self._classify: Classify | None = None
+
+    def within(self, connection: sqlite3.Connection) -> None:
+        """Decide some in the batch's transaction, once there is something to decide by."""
+        if self._classify is not None:
+            decided = decide(read_undecided(connection), self._classify)
+            store(connection, decided, data_version() or "")
+
+    def after(self, connection: sqlite3.Connection) -> None:
+        """Decide what there was no time for, or nothing to decide by, as it is loaded only now.
+
+        Others may write meanwhile.
+        """
+        if data_version() is None or not read_undecided(connection):
+            return
+        self._classify = self._classify or load_classifier()
+        deadline = time.monotonic() + REST_SECONDS
+        # The batch is stored, whatever happens here; the next one does what is left over.
+        with suppress(sqlite3.Error, StorageError):
+            while self._classify and time.monotonic() < deadline:
+                decided = decide(read_undecided(connection), self._classify)
+                if not decided:
+                    break
+                with transaction(connection):
+                    store(connection, decided, data_version() or "")
 
 
 class Reclassification:

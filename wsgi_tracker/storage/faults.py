@@ -32,6 +32,7 @@ _ADVICE["Permission denied"] = _ADVICE["unable to open"]
 _ADVICE["Read-only"] = _ADVICE["readonly"]
 _ADVICE["No space left"] = _ADVICE["full"]
 _ADVICE["not a database"] = _ADVICE["malformed"]
+_ADVICE["another program's"] = _ADVICE["already exists"]
 _ADVICE["no such table"] = _ADVICE["already exists"]
 
 

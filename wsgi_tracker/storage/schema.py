@@ -15,6 +15,9 @@ from pathlib import Path
 from ..errors import StorageError
 
 SCHEMA_VERSION = 3
+# In one statement, as another process may be making ours.
+IS_FOREIGN = """
+SELECT (SELECT user_version FROM pragma_user_version) = 0 AND EXISTS (SELECT 1 FROM sqlite_master)"""
 MAKER_PATIENCE_SECONDS = 1.0
 
 
@@ -81,6 +84,8 @@ def create_schema(
     connection: sqlite3.Connection, make_secret: Callable[[], bytes], patience_seconds: float
 ) -> None:
     """Make tables and secret; several processes may try at once, and wait for each other."""
+    if connection.execute(IS_FOREIGN).fetchone()[0]:
+        raise sqlite3.DatabaseError("its tables are another program's")
     deadline = time.monotonic() + patience_seconds
     while True:
         try:
@@ -102,6 +107,12 @@ def create_schema(
             "INSERT INTO settings (name, value) VALUES ('secret', ?)", (make_secret(),)
         )
         connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+
+
+def use_wal(connection: sqlite3.Connection) -> None:
+    """Have a database that was restored by ``VACUUM INTO`` write as one that was made here."""
+    if connection.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
+        connection.execute("PRAGMA journal_mode = WAL")
 
 
 def _statements(script: str) -> Iterator[str]:

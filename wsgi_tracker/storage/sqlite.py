@@ -9,19 +9,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, nullcontext, suppress
 from pathlib import Path
 
-from ..agents import NO_CLASSES, ClassFilter, Classify, data_version, load_classifier
+from ..agents import NO_CLASSES, ClassFilter, data_version, load_classifier
 from ..errors import ConfigurationError, Outage, StorageError, logger
 from ..period import Granularity
 from ..reports import EndpointStats, Summary, TrendBucket
 from ..visit import Visit
-from . import ReadBatch, StorageFacts, raw
-from .classes import (
-    Reclassification,
-    decide,
-    read_data_version,
-    read_undecided,
-    store,
-)
+from . import KeepLines, ReadBatch, StorageFacts, raw
+from .classes import Decisions, Reclassification, read_data_version
 from .faults import explain, is_passing, storage_errors
 from .intake import CREATE_BATCH, forget_segments, read_positions, store_batch
 from .migrations import migrate
@@ -46,6 +40,7 @@ from .schema import (
     require_schema,
     schema_version,
     transaction,
+    use_wal,
 )
 from .settings import (
     forget_setting,
@@ -63,7 +58,6 @@ BUSY_TIMEOUT_SECONDS = 0.5
 START_PATIENCE_SECONDS = 10.0
 FORGET_EVERY_SECONDS = 3600.0
 LOG_PATIENCE_SECONDS = 10.0
-REST_SECONDS = 0.2  # for user agents beyond those that a batch's transaction has time for
 
 # The address only where it is that of all of them.
 NEWEST = """
@@ -100,9 +94,11 @@ class SQLiteStorage:
         self._pool = ConnectionPool(database, self._connect)
         self._inode: tuple[int, int] | None = None
         self._forget_at = 0.0
-        self._classify: Classify | None = None
+        self._decisions = Decisions()
         self._try(used_before)
         self._patience_seconds = BUSY_TIMEOUT_SECONDS
+        if self._is_readable_by_others():
+            logger.warning("other users of this host can read %s: chmod 600 it", database)
 
     def _try(self, used_before: bool) -> None:
         """Write nothing, but as if: what can never work is said now, to who configures it.
@@ -119,14 +115,21 @@ class SQLiteStorage:
             if not used_before and not is_passing(error):
                 raise ConfigurationError(
                     f"{self.database} cannot be the database: {error}; choose a path in an "
-                    f"existing folder that this process may write to, which is a SQLite database "
-                    f"or nothing yet"
+                    f"existing folder that this process may write to, which is a database of "
+                    f"wsgi_tracker or nothing yet"
                 ) from error
             self.outage.report(explain(error, self.database))
         finally:
             self._pool.close()
 
-    def ingest(self, segments: Sequence[str], read: ReadBatch, *, durable: bool) -> list[bytes]:
+    def ingest(
+        self,
+        segments: Sequence[str],
+        read: ReadBatch,
+        *,
+        durable: bool,
+        keep: KeepLines = lambda lines: None,
+    ) -> None:
         """See :meth:`wsgi_tracker.storage.Storage.ingest`."""
         with storage_errors(self.database), self._pool.writer() as connection:
             # FULL syncs the log at COMMIT; it cannot be set within a transaction.
@@ -135,41 +138,23 @@ class SQLiteStorage:
                 batch = read(read_positions(connection, segments))
                 rejected = store_batch(connection, batch, self._max_endpoints)
                 self._forget_segments(connection)
-                self._decide(connection)
+                if rejected:
+                    keep(rejected)
+                self._decisions.within(connection)
             if not self._pool.is_current(connection):
                 self._inode = NO_FILE  # its number may be given to the new one
                 raise StorageError(f"{self.database} was deleted or replaced meanwhile")
-            self._decide_rest(connection)
-        return rejected
-
-    def _decide(self, connection: sqlite3.Connection) -> None:
-        if self._classify is not None:
-            decided = decide(read_undecided(connection), self._classify)
-            store(connection, decided, data_version() or "")
-
-    def _decide_rest(self, connection: sqlite3.Connection) -> None:
-        """Decide what there was no time for, or nothing to decide by, as it is loaded only now.
-
-        Others may write meanwhile.
-        """
-        if data_version() is None or not read_undecided(connection):
-            return
-        self._classify = self._classify or load_classifier()
-        deadline = time.monotonic() + REST_SECONDS
-        # The batch is stored, whatever happens here; the next one does what is left over.
-        with suppress(sqlite3.Error, StorageError):
-            while self._classify and time.monotonic() < deadline:
-                decided = decide(read_undecided(connection), self._classify)
-                if not decided:
-                    break
-                with transaction(connection):
-                    store(connection, decided, data_version() or "")
+            self._decisions.after(connection)
 
     def _forget_segments(self, connection: sqlite3.Connection) -> None:
         now = time.monotonic()
         if now >= self._forget_at:
             self._forget_at = now + FORGET_EVERY_SECONDS
             forget_segments(connection)
+
+    def generation(self) -> object:
+        """See :meth:`wsgi_tracker.storage.Storage.generation`."""
+        return inode(self.database)
 
     def positions(self, segments: Sequence[str]) -> Mapping[str, int]:
         """See :meth:`wsgi_tracker.storage.Storage.positions`."""
@@ -187,6 +172,7 @@ class SQLiteStorage:
                 ingested.get("ingesting_pid"),
                 read_setting(connection, "replaced_at"),
                 self._size_bytes(),
+                self._is_readable_by_others(),
                 schema_version(connection),
                 read_setting(connection, "retention_days") or FOR_EVER,
                 read_data_version(connection),
@@ -199,6 +185,12 @@ class SQLiteStorage:
             with suppress(FileNotFoundError):
                 size += os.stat(f"{self.database}{suffix}").st_size
         return size
+
+    def _is_readable_by_others(self) -> bool:
+        try:
+            return bool(os.stat(self.database).st_mode & 0o044)
+        except FileNotFoundError:
+            return False
 
     def secret(self) -> bytes:
         """See :meth:`wsgi_tracker.storage.Storage.secret`."""
@@ -387,6 +379,7 @@ class SQLiteStorage:
         if not writing:
             connection.execute("PRAGMA query_only = ON")
             return
+        use_wal(connection)
         self._notice_new_file(connection)
         connection.execute("PRAGMA cache_size = -65536")
         connection.execute("PRAGMA temp_store = MEMORY")
