@@ -1,24 +1,30 @@
-"""Windows of time and their buckets: date arithmetic alone, in microseconds since the epoch, UTC.
+"""Windows of time and their buckets: date arithmetic alone, in microseconds since the epoch.
 
 A window reaches from now minus its length to now, and has no upper end: a visit that a fast clock
-dated into the future is in every one.
+dated into the future is in every one. Hours, days, weeks and months are those of one time zone, and
+begin and end with a slot of 15 minutes, as all do whose time has been told since 1972.
 """
 
 from __future__ import annotations
 
-from datetime import datetime, timezone
+from collections.abc import Callable
+from datetime import date, datetime, timedelta, timezone, tzinfo
 from enum import Enum
+from functools import lru_cache
+from zoneinfo import ZoneInfo
+
+from .errors import ConfigurationError
 
 SECOND = 1_000_000
+SLOT = 900 * SECOND
 HOUR = 3600 * SECOND
 DAY = 24 * HOUR
 LAST_TIMESTAMP = 253402300799999999  # the end of the year 9999
+# Behind it a clock elsewhere may show the year 10000, which no date has: it stands still there.
+_LAST_DATED = LAST_TIMESTAMP - 2 * DAY
 
 PERIODS = {"day": DAY, "week": 7 * DAY, "month": 30 * DAY, "year": 365 * DAY, "all": None}
 TREND_PERIODS = {"24h": DAY, "7d": 7 * DAY, "30d": 30 * DAY, "1y": 365 * DAY}
-
-# 1970-01-01 was a Thursday: weeks that begin on Monday begin three days before it.
-_WEEK_OFFSET = 3 * DAY
 
 
 class Granularity(str, Enum):
@@ -35,32 +41,81 @@ def window_start(length: int | None, now: int) -> int:
     return 0 if length is None else max(0, now - length)
 
 
-def bucket_start(granularity: Granularity, timestamp: int) -> int:
+@lru_cache(maxsize=16)
+def load_zone(name: str) -> tzinfo:
+    """Return the time zone of this name, as ``Europe/Berlin``; :exc:`ConfigurationError` if none."""
+    if name == "UTC":
+        return timezone.utc
+    try:
+        return ZoneInfo(name)
+    except (KeyError, ValueError, OSError, TypeError) as error:
+        raise ConfigurationError(
+            f"timezone is a name such as UTC or Europe/Berlin, given {name!r}"
+        ) from error
+
+
+def bucket_start(granularity: Granularity, timestamp: int, zone: tzinfo = timezone.utc) -> int:
     """Return the start of the bucket that ``timestamp`` lies in."""
+    slot = min(timestamp, _LAST_DATED) // SLOT * SLOT
+    local = _local(slot, zone)
     if granularity is Granularity.HOUR:
-        return timestamp - timestamp % HOUR
-    if granularity is Granularity.DAY:
-        return timestamp - timestamp % DAY
-    if granularity is Granularity.WEEK:
-        return timestamp - (timestamp + _WEEK_OFFSET) % (7 * DAY)
-    first = _utc(timestamp).replace(day=1, hour=0, minute=0, second=0)
-    return int(first.timestamp()) * SECOND
+        return slot - local.minute * 60 * SECOND // SLOT * SLOT
+    return _midnight(_FIRST_DAYS[granularity](local.date()), zone)
 
 
-def bucket_label(granularity: Granularity, start: int) -> str:
+def next_bucket(granularity: Granularity, start: int, zone: tzinfo = timezone.utc) -> int:
+    """Return the start of the bucket behind the one that begins with ``start``."""
+    if start > _LAST_DATED - 32 * DAY:
+        return LAST_TIMESTAMP + 1
+    if granularity is Granularity.HOUR:
+        # An hour in which a clock is set by half of one is longer, or shorter.
+        following = start + SLOT
+        while bucket_start(granularity, following, zone) == start:
+            following += SLOT
+        return following
+    day = _local(start, zone).date()
+    return _midnight(_FIRST_DAYS[granularity](day + _SURELY_IN_NEXT[granularity]), zone)
+
+
+def first_whole(granularity: Granularity, start: int, zone: tzinfo = timezone.utc) -> int:
+    """Return the start of the first bucket that lies behind ``start``, all of it."""
+    bucket = bucket_start(granularity, start, zone)
+    return bucket if bucket == start else next_bucket(granularity, bucket, zone)
+
+
+def bucket_label(granularity: Granularity, start: int, zone: tzinfo = timezone.utc) -> str:
     """Return a bucket's name: ``2025-08-13T15:00:00Z``, ``2025-08-13`` or ``2025-08``."""
     if granularity is Granularity.HOUR:
         return iso_timestamp(start)
     if granularity is Granularity.MONTH:
-        return f"{_utc(start):%Y-%m}"
+        return f"{_local(start, zone):%Y-%m}"
     # The week of 1970-01-01 begins in 1969.
-    return f"{_utc(start):%Y-%m-%d}"
+    return f"{_local(start, zone):%Y-%m-%d}"
 
 
 def iso_timestamp(timestamp: int) -> str:
     """Return ``2025-08-13T15:30:00Z``, whole seconds, rounded down."""
-    return f"{_utc(timestamp):%Y-%m-%dT%H:%M:%SZ}"
+    return f"{_local(timestamp, timezone.utc):%Y-%m-%dT%H:%M:%SZ}"
 
 
-def _utc(timestamp: int) -> datetime:
-    return datetime.fromtimestamp(timestamp // SECOND, timezone.utc)
+def _local(timestamp: int, zone: tzinfo) -> datetime:
+    return datetime.fromtimestamp(timestamp // SECOND, zone)
+
+
+_FIRST_DAYS: dict[Granularity, Callable[[date], date]] = {
+    Granularity.DAY: lambda day: day,
+    Granularity.WEEK: lambda day: day - timedelta(days=day.weekday()),
+    Granularity.MONTH: lambda day: day.replace(day=1),
+}
+_SURELY_IN_NEXT = {
+    Granularity.DAY: timedelta(days=1),
+    Granularity.WEEK: timedelta(days=7),
+    Granularity.MONTH: timedelta(days=31),
+}
+
+
+def _midnight(day: date, zone: tzinfo) -> int:
+    """Return when a day begins; where clocks skip midnight, with the first slot that it has."""
+    # Of two midnights the first; of none, the moment in which the clock is set.
+    start = round(datetime(day.year, day.month, day.day, tzinfo=zone).timestamp()) * SECOND
+    return -(-start // SLOT) * SLOT

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from .period import Granularity, bucket_label, iso_timestamp
+from .period import iso_timestamp
 from .visit import Visit
 
 
@@ -55,10 +55,13 @@ class Summary:
 
 @dataclass(frozen=True, slots=True)
 class TrendBucket:
-    """Visits within one bucket; ``start`` may lie before the window, the visits never do."""
+    """Visits within one bucket; ``start`` may lie before the window, the visits never do.
 
-    granularity: Granularity
+    ``time_bucket`` is its name, in the time zone of the storage.
+    """
+
     start: int
+    time_bucket: str
     hits: int
     unique_users: int
     unique_endpoints: int
@@ -66,7 +69,7 @@ class TrendBucket:
     def as_json(self) -> dict[str, Any]:
         """Return the bucket as the contract spells it."""
         return {
-            "time_bucket": bucket_label(self.granularity, self.start),
+            "time_bucket": self.time_bucket,
             "hits": self.hits,
             "unique_users": self.unique_users,
             "unique_endpoints": self.unique_endpoints,

@@ -104,6 +104,22 @@ class Storage(Protocol):
         survive a power cut when the call returns. Raises :exc:`HardBatchError`.
         """
 
+    def count(self) -> bool:
+        """Count some of the visits that are not counted yet; True if more are left.
+
+        Whoever ingests does it along the way; here it makes up for what somebody changed by hand,
+        and for databases of earlier releases. Reports are slower until then, and as exact.
+        """
+
+    def rebuild(self) -> Iterator[None]:
+        """Count all visits anew: a step each time the iterator is advanced, as in :meth:`purge`."""
+
+    def check(self) -> str | None:
+        """Compare what was counted with the visits; return the first difference, if there is one.
+
+        It takes as long as reading all visits several times.
+        """
+
     def generation(self) -> object:
         """Return what differs once another storage stands in the place of this one."""
 

@@ -1,9 +1,9 @@
 """The classes of user agents in SQLite: decided once, in steps too small to hold anybody up.
 
 A new user agent has no class, and shows as unknown, until it is decided: in the transaction that
-takes in its first visit, or in short ones behind it, or where there are more than fit into the time
-for that, with the next batches, the newest first. So whoever sends a new user agent with every
-request costs the ingester some of its time, and no visit.
+takes in its first visit, or in short ones behind it. Where there are more than fit into the time for
+that, the rest is unknown for good, or until all are classified anew. So whoever sends a new user
+agent with every request costs the ingester some of its time, and no visit.
 """
 
 from __future__ import annotations
@@ -11,14 +11,12 @@ from __future__ import annotations
 import sqlite3
 import time
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from typing import TypeAlias
 
 from ..agents import ClassFilter, Classify, data_version, load_classifier
-from ..errors import StorageError
 from .schema import transaction
 
-REST_SECONDS = 0.2  # for those beyond what a batch's transaction has time for
+REST_SECONDS = 1.0  # for those beyond what a batch's transaction has time for
 DECIDE_SECONDS = 0.05  # of a transaction; one user agent takes 0.1 to 2 ms, a malicious one 20
 AGENTS_PER_STEP = 500
 
@@ -26,6 +24,11 @@ Decision: TypeAlias = "tuple[str | int | None, ...]"  # what STORE takes
 
 # Whoever writes into the table by hand may leave what is no text.
 AGENTS = "SELECT id, CAST(user_agent AS TEXT) FROM user_agents"
+IS_UNDECIDED = "SELECT EXISTS (SELECT 1 FROM user_agents WHERE class IS NULL)"
+# Those that were counted before there was anything to decide by are decided all the same.
+GIVE_UP = """
+UPDATE user_agents SET class = 'unknown', rule = 'too many at once' WHERE class IS NULL
+AND id > coalesce((SELECT value FROM settings WHERE name = 'counted_agent_id'), 0)"""
 UNDECIDED = f"{AGENTS} WHERE class IS NULL ORDER BY id DESC LIMIT ?"
 FOLLOWING = f"{AGENTS} WHERE id > ? ORDER BY id LIMIT ?"
 STORE = """
@@ -37,14 +40,14 @@ CASE WHEN user_agent_id IS NULL THEN 'empty' ELSE coalesce(
 
 
 def class_condition(only: ClassFilter | None) -> str:
-    """Return what visits must fulfil, with a place for :func:`class_value`."""
+    """Return what visits must fulfil, with ``:only`` for :func:`class_value`."""
     if only is None:
-        return "? IS NULL"
-    return f"{CLASS_OF_VISIT} {'<>' if only.excluded else '='} ?"
+        return "true"
+    return f"{CLASS_OF_VISIT} {'<>' if only.excluded else '='} :only"
 
 
 def class_value(only: ClassFilter | None) -> str | None:
-    """Return what to put in the place within :func:`class_condition`."""
+    """Return what ``:only`` is in :func:`class_condition`."""
     return None if only is None else only.agent_class
 
 
@@ -90,6 +93,13 @@ class Decisions:
 
     def __init__(self) -> None:
         self._classify: Classify | None = None
+        self._is_loaded = False
+
+    def are_due(self, connection: sqlite3.Connection) -> bool:
+        """Return whether a user agent has no class that could have one."""
+        if (self._is_loaded and self._classify is None) or data_version() is None:
+            return False
+        return bool(connection.execute(IS_UNDECIDED).fetchone()[0])
 
     def within(self, connection: sqlite3.Connection) -> None:
         """Decide some in the batch's transaction, once there is something to decide by."""
@@ -100,20 +110,20 @@ class Decisions:
     def after(self, connection: sqlite3.Connection) -> None:
         """Decide what there was no time for, or nothing to decide by, as it is loaded only now.
 
-        Others may write meanwhile.
+        Others may write meanwhile. What is still left then came too fast: it stays unknown.
         """
-        if data_version() is None or not read_undecided(connection):
+        self._classify, self._is_loaded = load_classifier(), True
+        if self._classify is None:
             return
-        self._classify = self._classify or load_classifier()
         deadline = time.monotonic() + REST_SECONDS
-        # The batch is stored, whatever happens here; the next one does what is left over.
-        with suppress(sqlite3.Error, StorageError):
-            while self._classify and time.monotonic() < deadline:
-                decided = decide(read_undecided(connection), self._classify)
-                if not decided:
-                    break
-                with transaction(connection):
-                    store(connection, decided, data_version() or "")
+        while time.monotonic() < deadline:
+            decided = decide(read_undecided(connection), self._classify)
+            if not decided:
+                return
+            with transaction(connection):
+                store(connection, decided, data_version() or "")
+        with transaction(connection):
+            connection.execute(GIVE_UP)
 
 
 class Reclassification:

@@ -22,7 +22,7 @@ from typing import TypeAlias
 
 from ..period import DAY, HOUR
 from .schema import transaction
-from .settings import forget_setting, read_setting, write_setting
+from .settings import forget_setting, note_change, read_setting, write_setting
 
 # The most that a step takes on; where one took long, the next take less.
 VISITS_PER_STEP = 500
@@ -84,7 +84,7 @@ def store_retention(connection: sqlite3.Connection, days: int) -> int:
             forget_setting(connection, "purge_clock")
         elif days == FOR_EVER or days > known:
             # A purge that is under way ends here: it deletes nothing but what is below the floor.
-            forget_setting(connection, "floor")
+            _write_floor(connection, 0)
     return known
 
 
@@ -108,8 +108,14 @@ def begin_purge(connection: sqlite3.Connection, now: int, days: int | None) -> b
         if not known or (began is not None and 0 <= now - began < INTERVAL):
             return False
         write_setting(connection, "purged_at", now)
-        write_setting(connection, "floor", max(0, _believed(connection, now) - known * DAY))
+        _write_floor(connection, max(0, _believed(connection, now) - known * DAY))
     return True
+
+
+def _write_floor(connection: sqlite3.Connection, floor: int) -> None:
+    if floor < first_shown(connection, 0):
+        note_change(connection)  # nothing is counted below the floor
+    write_setting(connection, "floor", floor)
 
 
 def _believed(connection: sqlite3.Connection, now: int) -> int:
@@ -171,7 +177,7 @@ def _sweep() -> Iterator[Phase]:
 def set_floor(before: int, connection: sqlite3.Connection) -> bool:
     """Show and keep nothing older than ``before`` from now on."""
     with transaction(connection):
-        write_setting(connection, "floor", before)
+        _write_floor(connection, before)
     return False
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ..errors import StorageError
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 # In one statement, as another process may be making ours.
 IS_FOREIGN = """
 SELECT (SELECT user_version FROM pragma_user_version) = 0 AND EXISTS (SELECT 1 FROM sqlite_master)"""

@@ -39,14 +39,22 @@ CREATE INDEX visits_timestamp ON visits (timestamp, endpoint_id, user_id);
 CREATE INDEX visits_endpoint ON visits (endpoint_id, timestamp);
 CREATE INDEX visits_user ON visits (user_id, timestamp);
 
--- 'changes' grows whenever visits are other than they were, or the next one may get an id that was
--- in use: whoever reads visits in ranges of ids learns that way if what it has read still holds.
+-- 'changes' grows whenever visits are other than they were, what is below the floor excepted, or the
+-- next one may get an id that was in use: whoever reads visits in ranges of ids, or has counted
+-- them, learns that way if what it knows still holds.
 CREATE TRIGGER visits_deleted AFTER DELETE ON visits
 WHEN OLD.id > coalesce((SELECT max(id) FROM visits), 0)
+OR OLD.timestamp >= coalesce((SELECT value FROM settings WHERE name = 'floor'), 0)
 BEGIN
     UPDATE settings SET value = value + 1 WHERE name = 'changes';
 END;
 CREATE TRIGGER visits_updated AFTER UPDATE ON visits
+BEGIN
+    UPDATE settings SET value = value + 1 WHERE name = 'changes';
+END;
+CREATE TRIGGER user_agents_classified AFTER UPDATE OF class ON user_agents
+WHEN OLD.class IS NOT NEW.class
+AND OLD.id <= coalesce((SELECT value FROM settings WHERE name = 'counted_agent_id'), 0)
 BEGIN
     UPDATE settings SET value = value + 1 WHERE name = 'changes';
 END;
@@ -60,6 +68,64 @@ CREATE TABLE segments (
 
 -- recorded, dropped, torn, rejected, ignored: since the database was made, whatever was purged.
 CREATE TABLE counts (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
+
+-- Counters of visits, for reports over many of them: counters.py tells how they work, and may make
+-- them anew at any time. Buckets are known by their first slot of 15 minutes since 1970, UTC.
+-- Levels: 0 slots, 1 hours, 2 days, 3 weeks, 4 months. Classes: 0 corrects the sum over all others.
+CREATE TABLE classes (id INTEGER PRIMARY KEY, class TEXT NOT NULL UNIQUE);
+INSERT INTO classes (id, class) VALUES (1, 'empty'), (2, 'unknown');
+CREATE TABLE calendar (
+    slot INTEGER PRIMARY KEY,
+    hour INTEGER NOT NULL,
+    day INTEGER NOT NULL,
+    week INTEGER NOT NULL,
+    month INTEGER NOT NULL
+);
+CREATE TABLE visitors (
+    user_id INTEGER NOT NULL,
+    class_id INTEGER NOT NULL,
+    last_slot INTEGER NOT NULL,
+    PRIMARY KEY (user_id, class_id)
+) WITHOUT ROWID;
+CREATE TABLE pairs (
+    user_id INTEGER NOT NULL,
+    endpoint_id INTEGER NOT NULL,
+    class_id INTEGER NOT NULL,
+    last_hour INTEGER NOT NULL,
+    PRIMARY KEY (user_id, endpoint_id, class_id)
+) WITHOUT ROWID;
+CREATE TABLE totals (
+    level INTEGER NOT NULL,
+    bucket INTEGER NOT NULL,
+    class_id INTEGER NOT NULL,
+    hits INTEGER NOT NULL,
+    users_hour INTEGER NOT NULL,  -- whose last visit within an hour lies here
+    users_day INTEGER NOT NULL,
+    users_week INTEGER NOT NULL,
+    users_month INTEGER NOT NULL,
+    users INTEGER NOT NULL,  -- whose last visit of all lies here
+    endpoints INTEGER NOT NULL DEFAULT 0,
+    PRIMARY KEY (level, bucket, class_id)
+) WITHOUT ROWID;
+CREATE TABLE hits (
+    level INTEGER NOT NULL,
+    bucket INTEGER NOT NULL,
+    endpoint_id INTEGER NOT NULL,
+    class_id INTEGER NOT NULL,
+    hits INTEGER NOT NULL,
+    users INTEGER NOT NULL,  -- whose last visit of the endpoint lies here
+    first INTEGER,  -- of days and months: timestamps
+    last INTEGER,
+    PRIMARY KEY (level, bucket, endpoint_id, class_id)
+) WITHOUT ROWID;
+CREATE TABLE outcomes (
+    day INTEGER NOT NULL,
+    endpoint_id INTEGER NOT NULL,
+    status_class INTEGER NOT NULL,  -- 2 for 200 to 299, 0 where there is no status
+    latency INTEGER NOT NULL,  -- the number of a bucket of outcomes.py
+    hits INTEGER NOT NULL,
+    PRIMARY KEY (day, endpoint_id, status_class, latency)
+) WITHOUT ROWID;
 
 CREATE VIEW user_visits AS
 SELECT

@@ -53,3 +53,19 @@ def note_replaced(connection: sqlite3.Connection, now: int) -> None:
         "ON CONFLICT (name) DO UPDATE SET value = excluded.value WHERE value < excluded.value - ?",
         (now, DAY),
     )
+
+
+def configure_settings(connection: sqlite3.Connection, settings: Mapping[str, str | None]) -> None:
+    """Give settings these values, ``None`` for none; what was counted may hold no more."""
+    for name, value in settings.items():
+        if value is None:
+            forget_setting(connection, name)
+        else:
+            write_setting(connection, name, value)
+    if "timezone" in settings:
+        note_change(connection)
+
+
+def note_change(connection: sqlite3.Connection) -> None:
+    """Let who has read visits, or counted them, know that what they found no more holds."""
+    connection.execute("UPDATE settings SET value = value + 1 WHERE name = 'changes'")

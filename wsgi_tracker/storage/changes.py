@@ -1,0 +1,127 @@
+"""What visits change in the counters: made of ``temp.slots``, ``moved`` and ``recent``, and added.
+
+First for slots and hours, then summed up to days, weeks and months.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+
+LEVELS = SLOT_LEVEL, HOUR_LEVEL, DAY_LEVEL, WEEK_LEVEL, MONTH_LEVEL = range(5)
+# Of what each level is the sum.
+_SUMMED_UP = {
+    HOUR_LEVEL: SLOT_LEVEL,
+    DAY_LEVEL: HOUR_LEVEL,
+    WEEK_LEVEL: DAY_LEVEL,
+    MONTH_LEVEL: DAY_LEVEL,
+}
+_NAMES = "slot hour day week month".split()
+
+_UNITS = "hour day week month".split()
+_FLAGS = ", ".join(f"sum(sign * (following.{unit} IS NOT own.{unit}))" for unit in _UNITS)
+_FOLLOWED = """
+SELECT {sign} AS sign, user_id, class_id, slot,
+    lead(slot) OVER (PARTITION BY user_id, class_id ORDER BY slot) AS next
+FROM temp.slots WHERE {when}"""
+FLAG = f"""
+INSERT INTO temp.total_changes
+SELECT {SLOT_LEVEL}, own.slot, class_id, user_id IN (SELECT user_id FROM temp.mixed), 0, {_FLAGS},
+    sum(sign * (next IS NULL))
+FROM (
+    {_FOLLOWED.format(sign=-1, when="was")} UNION ALL {_FOLLOWED.format(sign=1, when="now")}
+) AS followed
+CROSS JOIN calendar AS own ON own.slot = followed.slot
+LEFT JOIN calendar AS following ON following.slot = next
+GROUP BY own.slot, class_id, 4"""
+CORRECT_TOTALS = """
+INSERT INTO temp.total_changes SELECT level, bucket, 0, 0, 0, -users_hour, -users_day,
+    -users_week, -users_month, -users FROM temp.total_changes WHERE is_mixed AND class_id <> 0"""
+COUNT_HITS = f"""
+INSERT INTO temp.total_changes SELECT {SLOT_LEVEL}, slot, class_id, 0, :sign * count(*), 0, 0, 0, 0, 0
+FROM temp.recent GROUP BY slot, class_id"""
+_TOTALS = ["hits", *(f"users_{unit}" for unit in _UNITS), "users"]
+_SUMS = ", ".join(f"sum({name})" for name in _TOTALS)
+SUM_UP_TOTALS = [
+    f"INSERT INTO temp.total_changes SELECT {level}, calendar.{_NAMES[level]}, class_id, 0, {_SUMS} "
+    f"FROM temp.total_changes CROSS JOIN calendar ON slot = bucket "
+    f"WHERE level = {lower} GROUP BY 2, 3"
+    for level, lower in _SUMMED_UP.items()
+]
+ADD_TOTALS = f"""
+INSERT INTO totals (level, bucket, class_id, {", ".join(_TOTALS)})
+SELECT level, bucket, class_id, {_SUMS} FROM temp.total_changes GROUP BY 1, 2, 3
+ON CONFLICT DO UPDATE SET {", ".join(f"{name} = {name} + excluded.{name}" for name in _TOTALS)}"""
+
+CHANGE_HITS = f"""
+INSERT INTO temp.hit_changes
+SELECT {HOUR_LEVEL}, hour, endpoint_id, class_id, sum(hits), sum(users), min(timestamp), max(timestamp)
+FROM (
+    SELECT hour, endpoint_id, class_id, :sign AS hits, 0 AS users, timestamp
+        FROM temp.recent CROSS JOIN calendar USING (slot)
+    UNION ALL SELECT now, endpoint_id, class_id, 0, 1, NULL FROM temp.moved
+    UNION ALL SELECT was, endpoint_id, class_id, 0, -1, NULL FROM temp.moved
+) WHERE hour IS NOT NULL GROUP BY 2, 3, 4"""
+CORRECT_HITS = f"""
+INSERT INTO temp.hit_changes SELECT {HOUR_LEVEL}, hour, endpoint_id, 0, 0, sum(users), NULL, NULL
+FROM (
+    SELECT now AS hour, endpoint_id, -1 AS users FROM temp.moved
+        WHERE class_id <> 0 AND user_id IN (SELECT user_id FROM temp.mixed)
+    UNION ALL SELECT was, endpoint_id, 1 FROM temp.moved
+        WHERE class_id <> 0 AND user_id IN (SELECT user_id FROM temp.mixed)
+) WHERE hour IS NOT NULL GROUP BY 2, 3"""
+SUM_UP_HITS = [
+    f"INSERT INTO temp.hit_changes SELECT {level}, calendar.{_NAMES[level]}, endpoint_id, class_id, "
+    "sum(hits), sum(users), min(first), max(last) "
+    f"FROM temp.hit_changes CROSS JOIN calendar ON slot = bucket "
+    f"WHERE level = {lower} GROUP BY 2, 3, 4"
+    for level, lower in _SUMMED_UP.items()
+    if lower != SLOT_LEVEL
+]
+# Only whole days and months are asked for their first and last visit.
+_DATED = f"CASE WHEN level IN ({DAY_LEVEL}, {MONTH_LEVEL}) THEN {{}} END"
+ADD_HITS = f"""
+INSERT INTO hits (level, bucket, endpoint_id, class_id, hits, users, first, last)
+SELECT level, bucket, endpoint_id, class_id, hits, users, {_DATED.format("first")},
+    {_DATED.format("last")} FROM temp.hit_changes WHERE true
+ON CONFLICT DO UPDATE SET hits = hits + excluded.hits, users = users + excluded.users,
+    first = min(coalesce(first, excluded.first), coalesce(excluded.first, first)),
+    last = max(coalesce(last, excluded.last), coalesce(excluded.last, last))"""
+# Buckets that an endpoint is new in, or may be gone from: how many they have is counted anew.
+GROW = """
+INSERT OR IGNORE INTO temp.grown SELECT level, bucket FROM temp.hit_changes AS change
+WHERE hits <> 0 AND (:sign < 0 OR NOT EXISTS (
+    SELECT 1 FROM hits WHERE hits.level = change.level AND hits.bucket = change.bucket
+    AND hits.endpoint_id = change.endpoint_id AND hits.class_id = change.class_id))"""
+COUNT_ENDPOINTS = (
+    "UPDATE totals SET endpoints = 0 "
+    "WHERE (level, bucket) IN (SELECT level, bucket FROM temp.grown)",
+    # The row of class 0 holds what is to be taken off, as of an endpoint that two classes visit.
+    """
+INSERT INTO totals (level, bucket, class_id, hits, users_hour, users_day, users_week, users_month,
+    users, endpoints)
+WITH present AS (SELECT DISTINCT hits.level, hits.bucket, endpoint, class_id FROM temp.grown
+    CROSS JOIN hits ON hits.level = grown.level AND hits.bucket = grown.bucket
+    CROSS JOIN endpoints ON endpoints.id = endpoint_id
+    WHERE class_id <> 0 AND hits > 0)
+SELECT level, bucket, class_id, 0, 0, 0, 0, 0, 0, count(*) FROM present GROUP BY 1, 2, 3
+UNION ALL
+SELECT level, bucket, 0, 0, 0, 0, 0, 0, 0, count(DISTINCT endpoint) - count(*) FROM present
+GROUP BY 1, 2 HAVING count(DISTINCT endpoint) <> count(*)
+ON CONFLICT DO UPDATE SET endpoints = excluded.endpoints""",
+)
+
+
+def add_changes(connection: sqlite3.Connection, sign: int) -> None:
+    """Add what the temporary tables say; with ``sign`` -1, hits are taken away."""
+    values = {"sign": sign}
+    connection.execute(FLAG)
+    connection.execute(CORRECT_TOTALS)
+    connection.execute(COUNT_HITS, values)
+    connection.execute(CHANGE_HITS, values)
+    connection.execute(CORRECT_HITS)
+    for statement in (*SUM_UP_TOTALS, *SUM_UP_HITS, ADD_TOTALS):
+        connection.execute(statement)
+    connection.execute(GROW, values)
+    connection.execute(ADD_HITS)
+    for statement in COUNT_ENDPOINTS:
+        connection.execute(statement)

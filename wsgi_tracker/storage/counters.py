@@ -1,0 +1,249 @@
+"""Counters beside the visits: exact answers at any size, kept in step as visits come.
+
+Unique users cannot be added up: who came on Monday and on Tuesday is one user of the week. But a
+window that reaches to now holds a user exactly when the user's LAST visit lies in it. So each slot
+of 15 minutes counts the users whose last visit it holds; they add up, as everybody has one last
+visit. Who returns is counted in the new slot, and no more in the old one. The same holds within an
+hour, day, week or month, even for one that a window cuts at its start, as a cut there never removes
+a last visit. For unique users of an endpoint, pairs of user and endpoint are counted likewise.
+
+``totals`` and ``hits`` keep the sums of hours, days and months too, so that a year is a few rows. A
+window takes its first slot, or hour, from the visits themselves, and whole buckets from here.
+
+How visits change a user's flags of last visits is found in ``temp.slots``: the slots that are new,
+and of those that were there the last one and, around a new one before it, its neighbours. Flags are
+made of them twice, as they were and as they are, and the difference is added. What follows a slot
+decides its flags. Whatever a new slot stands before or behind is in the table, so that theirs are
+right. Of any other slot, what follows it may be missing; but nothing new comes between, so its
+flags are the same both times, and cancel out.
+
+User agents have classes, and every row is of one. A user of several is as many users, so all of
+them together need a correction: what the user adds regardless of class, less what the classes add.
+It stands in rows of class 0, and whoever sums over all classes includes them.
+
+All within the caller's transaction, and in SQL over sets, which lets other threads run.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from dataclasses import dataclass
+
+from ..period import SLOT
+from .calendar import fill_calendar
+from .changes import add_changes
+from .outcomes import count_outcomes, prepare_outcomes
+
+NOTHING = -(2**63)  # below every id
+# At once: more than any batch has, of a whole database about half a second's work.
+VISITS_PER_STEP = 1 << 15
+
+STATE = """
+SELECT
+    coalesce(max(value) FILTER (WHERE name = 'counted_id'), -9223372036854775808),
+    coalesce(max(value) FILTER (WHERE name = 'counted_changes'), -1),
+    coalesce(max(value) FILTER (WHERE name = 'changes'), 0),
+    coalesce(max(value) FILTER (WHERE name = 'floor'), 0),
+    coalesce((SELECT max(id) FROM visits), -9223372036854775808)
+FROM settings WHERE name IN ('counted_id', 'counted_changes', 'changes', 'floor')"""
+COUNTED_UPTO = """
+INSERT OR REPLACE INTO settings (name, value) VALUES ('counted_id', :upto),
+    ('counted_agent_id', coalesce((SELECT max(id) FROM user_agents), 0))"""
+END_OF_STEP = """
+SELECT max(id) FROM (SELECT id FROM visits WHERE id > ? ORDER BY id LIMIT ?)"""
+NAME_CLASSES = """
+INSERT OR IGNORE INTO classes (class) SELECT DISTINCT class FROM user_agents
+WHERE class IS NOT NULL
+AND id > coalesce((SELECT value FROM settings WHERE name = 'counted_agent_id'), 0)"""
+TABLES = "calendar visitors pairs totals hits outcomes".split()
+
+TEMPORARY = """
+CREATE TEMP TABLE recent (user_id INTEGER, endpoint_id INTEGER, class_id INTEGER, slot INTEGER,
+    timestamp INTEGER);
+-- Users with visits of several classes.
+CREATE TEMP TABLE mixed (user_id INTEGER PRIMARY KEY);
+-- was and now tell when a user had the slot. Class 0 is any.
+CREATE TEMP TABLE slots (user_id INTEGER, class_id INTEGER, slot INTEGER NOT NULL,
+    last_slot INTEGER, was INTEGER, now INTEGER, PRIMARY KEY (user_id, class_id, slot)
+) WITHOUT ROWID;
+-- The hours of each pair's last visit, before and after.
+CREATE TEMP TABLE moved (user_id INTEGER, endpoint_id INTEGER, class_id INTEGER, was INTEGER,
+    now INTEGER);
+CREATE TEMP TABLE total_changes (level INTEGER, bucket INTEGER, class_id INTEGER,
+    is_mixed INTEGER, hits INTEGER, users_hour INTEGER, users_day INTEGER, users_week INTEGER,
+    users_month INTEGER, users INTEGER);
+CREATE TEMP TABLE hit_changes (level INTEGER, bucket INTEGER, endpoint_id INTEGER,
+    class_id INTEGER, hits INTEGER, users INTEGER, first INTEGER, last INTEGER);
+CREATE TEMP TABLE grown (level INTEGER, bucket INTEGER, PRIMARY KEY (level, bucket)) WITHOUT ROWID;
+"""
+TEMPORARY_TABLES = "recent mixed slots moved total_changes hit_changes grown".split()
+
+CLASS_ID = """
+CASE WHEN visits.user_agent_id IS NULL THEN 1 ELSE coalesce((
+    SELECT classes.id FROM user_agents CROSS JOIN classes USING (class)
+    WHERE user_agents.id = visits.user_agent_id), 2) END"""
+FILL_RECENT = f"""
+INSERT INTO temp.recent
+SELECT user_id, endpoint_id, {CLASS_ID}, timestamp / {SLOT}, timestamp FROM visits WHERE {{which}}"""
+NEW = "id > :counted_id AND id <= :upto AND +timestamp >= :floor"
+RECENT = FILL_RECENT.format(which=NEW)
+FIND_MIXED = """
+INSERT INTO temp.mixed
+SELECT user_id FROM (SELECT DISTINCT user_id, class_id FROM temp.recent WHERE user_id IS NOT NULL)
+    AS came
+GROUP BY user_id HAVING count(*) > 1 OR EXISTS (
+    SELECT 1 FROM visitors WHERE visitors.user_id = came.user_id
+    AND visitors.class_id <> came.class_id)"""
+# Who came: as one of a class and, if of several, as one of any.
+CAME = """
+SELECT came.user_id, came.class_id, slot, last_slot
+FROM (SELECT DISTINCT user_id, class_id, slot FROM temp.recent WHERE user_id IS NOT NULL) AS came
+LEFT JOIN visitors ON visitors.user_id = came.user_id AND visitors.class_id = came.class_id"""
+MIXED_CAME = """
+SELECT came.user_id, 0 AS class_id, slot, max(last_slot) AS last_slot
+FROM (SELECT DISTINCT user_id, slot FROM temp.recent
+    WHERE user_id IN (SELECT user_id FROM temp.mixed)) AS came
+LEFT JOIN visitors ON visitors.user_id = came.user_id
+GROUP BY came.user_id, slot"""
+_COUNTED_OF = f"""
+visits.user_id = came.user_id AND +visits.id <= :counted_id
+AND (came.class_id = 0 OR came.class_id = {CLASS_ID})"""
+
+
+def _new_slots(came: str) -> str:
+    return f"""
+INSERT INTO temp.slots SELECT user_id, class_id, slot, last_slot, 0, 1
+FROM ({came}) AS came
+WHERE last_slot IS NULL OR slot > last_slot OR (slot < last_slot AND NOT EXISTS (
+    SELECT 1 FROM visits
+    WHERE timestamp >= slot * {SLOT} AND timestamp < (slot + 1) * {SLOT} AND {_COUNTED_OF}))"""
+
+
+NEW_SLOTS, NEW_SLOTS_OF_MIXED = _new_slots(CAME), _new_slots(MIXED_CAME)
+# Where there is none, NULL is ignored, as is what is there already.
+LAST_SLOTS = """
+INSERT OR IGNORE INTO temp.slots SELECT user_id, class_id, last_slot, last_slot, 1, 1
+FROM temp.slots"""
+
+
+def _neighbours(side: str, order: str) -> str:
+    return f"""
+INSERT OR IGNORE INTO temp.slots SELECT user_id, class_id, (
+    SELECT timestamp / {SLOT} FROM visits WHERE {side} AND {_COUNTED_OF}
+    ORDER BY timestamp {order} LIMIT 1
+), last_slot, 1, 1 FROM temp.slots AS came WHERE slot < last_slot AND NOT was"""
+
+
+NEIGHBOURS = (
+    _neighbours(f"timestamp < came.slot * {SLOT}", "DESC"),
+    _neighbours(f"timestamp >= (came.slot + 1) * {SLOT}", "ASC"),
+)
+MOVE = """
+INSERT INTO temp.moved SELECT came.user_id, came.endpoint_id, came.class_id, last_hour, now
+FROM (SELECT user_id, endpoint_id, class_id, max(hour) AS now
+    FROM temp.recent CROSS JOIN calendar USING (slot)
+    WHERE user_id IS NOT NULL GROUP BY 1, 2, 3) AS came
+LEFT JOIN pairs ON pairs.user_id = came.user_id AND pairs.endpoint_id = came.endpoint_id
+    AND pairs.class_id = came.class_id
+WHERE last_hour IS NULL OR now > last_hour"""
+MOVE_MIXED = """
+INSERT INTO temp.moved SELECT came.user_id, came.endpoint_id, 0, max(last_hour), now
+FROM (SELECT user_id, endpoint_id, max(hour) AS now
+    FROM temp.recent CROSS JOIN calendar USING (slot)
+    WHERE user_id IN (SELECT user_id FROM temp.mixed) GROUP BY 1, 2) AS came
+LEFT JOIN pairs ON pairs.user_id = came.user_id AND pairs.endpoint_id = came.endpoint_id
+GROUP BY came.user_id, came.endpoint_id HAVING max(last_hour) IS NULL OR now > max(last_hour)"""
+KEEP_LAST = (
+    """
+INSERT INTO visitors SELECT user_id, class_id, max(slot) FROM temp.slots
+WHERE class_id <> 0 AND now GROUP BY 1, 2
+ON CONFLICT DO UPDATE SET last_slot = excluded.last_slot""",
+    """
+INSERT INTO pairs SELECT user_id, endpoint_id, class_id, now FROM temp.moved
+WHERE class_id <> 0 AND now IS NOT NULL
+ON CONFLICT DO UPDATE SET last_hour = excluded.last_hour""",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """Which visits are counted: those with ids to ``counted_id``, from ``floor`` on.
+
+    That holds as long as ``changes`` to visits are those that were known.
+    """
+
+    counted_id: int
+    counted_changes: int
+    changes: int
+    floor: int
+    newest_id: int
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether the visits that were counted are still as they were."""
+        return self.counted_changes == self.changes
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every visit is counted."""
+        return self.is_sound and self.counted_id == self.newest_id
+
+
+def prepare_counting(connection: sqlite3.Connection) -> None:
+    """Make the temporary tables that a connection counts with."""
+    connection.executescript(TEMPORARY)
+    prepare_outcomes(connection)
+
+
+def read_state(connection: sqlite3.Connection) -> State:
+    """Return which visits are counted."""
+    return State(*connection.execute(STATE).fetchone())
+
+
+def fold(connection: sqlite3.Connection) -> bool:
+    """Count visits that are not counted yet, the oldest ids first; True if more are left."""
+    state = read_state(connection)
+    if not state.is_sound:
+        start_anew(connection)
+        state = read_state(connection)
+    if state.is_complete:
+        return False
+    (upto,) = connection.execute(END_OF_STEP, (state.counted_id, VISITS_PER_STEP)).fetchone()
+    values = {"counted_id": state.counted_id, "upto": upto, "floor": state.floor}
+    connection.execute(NAME_CLASSES)
+    connection.execute(RECENT, values)
+    fill_calendar(connection)
+    is_mixed = connection.execute(FIND_MIXED).rowcount > 0
+    connection.execute(NEW_SLOTS, values)
+    connection.execute(MOVE)
+    if is_mixed:
+        connection.execute(NEW_SLOTS_OF_MIXED, values)
+        connection.execute(MOVE_MIXED)
+    connection.execute(LAST_SLOTS)
+    for statement in NEIGHBOURS:
+        connection.execute(statement, values)
+    add_changes(connection, 1)
+    count_outcomes(connection, NEW, values)
+    for statement in KEEP_LAST:
+        connection.execute(statement)
+    clear(connection)
+    connection.execute(COUNTED_UPTO, values)
+    return bool(upto < state.newest_id)
+
+
+def start_anew(connection: sqlite3.Connection) -> None:
+    """Forget all that was counted."""
+    for table in TABLES:
+        connection.execute(f"DELETE FROM {table}")
+    connection.execute(
+        "INSERT OR REPLACE INTO settings (name, value) VALUES ('counted_id', ?), "
+        "('counted_agent_id', 0), "
+        "('counted_changes', (SELECT value FROM settings WHERE name = 'changes'))",
+        (NOTHING,),
+    )
+
+
+def clear(connection: sqlite3.Connection) -> None:
+    """Empty what changes are put together in."""
+    for table in TEMPORARY_TABLES:
+        connection.execute(f"DELETE FROM temp.{table}")

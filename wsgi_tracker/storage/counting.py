@@ -1,0 +1,74 @@
+"""When visits are counted: with the batch they come in, as soon as their user agents have classes.
+
+A class never changes once it is counted, but by reclassification: so a batch with new user agents
+is counted in a transaction of its own, behind those that decide their classes.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+from ..errors import Outage, StorageError
+from .classes import Decisions
+from .counters import fold
+from .faults import is_passing
+from .schema import transaction
+
+
+class Counting:
+    """Decide classes, and count visits, with each batch that is stored and between."""
+
+    def __init__(self) -> None:
+        self._decisions = Decisions()
+        self._outage = Outage("reports are slow, as visits are not counted")
+
+    def within(self, connection: sqlite3.Connection) -> None:
+        """Do it in the batch's own transaction, if it takes no longer than that may."""
+        self._decisions.within(connection)
+        if not self._decisions.are_due(connection):
+            self._fold(connection)
+
+    def after(self, connection: sqlite3.Connection) -> None:
+        """Do what was too much; the batch is stored, whatever happens here."""
+        if self._decisions.are_due(connection):
+            with suppress(sqlite3.Error, StorageError):
+                self.step(connection)
+
+    def step(self, connection: sqlite3.Connection) -> bool:
+        """Do some of it, in short transactions; True if more waits."""
+        if self._decisions.are_due(connection):
+            self._decisions.after(connection)
+        if self._decisions.are_due(connection):
+            return True
+        with transaction(connection):
+            return self._fold(connection)
+
+    def _fold(self, connection: sqlite3.Connection) -> bool:
+        """Count some; where that fails, visits are stored all the same and reports still exact."""
+        try:
+            with _savepoint(connection):
+                more = fold(connection)
+        except (sqlite3.Error, StorageError) as error:
+            if is_passing(error):
+                raise
+            self._outage.report(f"{error}; Storage.rebuild() counts anew")
+            return False
+        self._outage.over()
+        return more
+
+
+@contextmanager
+def _savepoint(connection: sqlite3.Connection) -> Iterator[None]:
+    """Undo what fails within, and nothing else of the transaction."""
+    connection.execute("SAVEPOINT counting")
+    try:
+        yield
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK TO counting")
+        raise
+    finally:
+        if connection.in_transaction:
+            connection.execute("RELEASE counting")

@@ -1,0 +1,189 @@
+"""The database file: opened with its schema, found to be replaced, and lent within transactions."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+
+from ..errors import StorageError, logger
+from .counters import prepare_counting
+from .faults import storage_errors
+from .intake import CREATE_BATCH
+from .migrations import migrate
+from .pool import ConnectionPool, PooledConnection, inode
+from .schema import (
+    SCHEMA_VERSION,
+    create_schema,
+    make_file,
+    other_schema,
+    require_schema,
+    schema_version,
+    transaction,
+    use_wal,
+)
+from .settings import note_replaced
+
+NO_FILE = (0, 0)
+BUSY_TIMEOUT_SECONDS = 0.5
+# Workers that start together wait for the one that makes the schema; a request does not.
+START_PATIENCE_SECONDS = 10.0
+LOG_PATIENCE_SECONDS = 10.0
+READABLE_BY_OTHERS = 0o044
+
+
+class Database:
+    """One SQLite file, and this process's connections to it.
+
+    ``make_secret`` returns the key of every ``user_hash`` where a new file is made.
+    """
+
+    def __init__(self, path: Path, make_secret: Callable[[], bytes]) -> None:
+        self.path = path
+        self._make_secret = make_secret
+        self._patience_seconds = START_PATIENCE_SECONDS
+        self._pool = ConnectionPool(path, self._connect)
+        self._inode: tuple[int, int] | None = None
+
+    def try_out(self) -> None:
+        """Write nothing, but as if; raises what can keep it from being written, closed again."""
+        try:
+            make_file(self.path)
+            with self._pool.writer() as connection, transaction(connection):
+                connection.execute("DELETE FROM counts WHERE 0")
+        finally:
+            self._patience_seconds = BUSY_TIMEOUT_SECONDS
+            self._pool.close()
+
+    @contextmanager
+    def read(self) -> Iterator[PooledConnection]:
+        """Lend a reader within one transaction, so that a report sees one moment."""
+        with storage_errors(self.path), self._pool.reader() as connection:
+            connection.execute("BEGIN")
+            require_schema(connection)
+            yield connection
+            connection.execute("COMMIT")
+
+    @contextmanager
+    def write(self) -> Iterator[PooledConnection]:
+        """Lend the writer, within one transaction."""
+        with self.writer() as connection, transaction(connection):
+            yield connection
+
+    @contextmanager
+    def writer(self) -> Iterator[PooledConnection]:
+        """Lend the writer, for several transactions."""
+        with storage_errors(self.path), self._pool.writer() as connection:
+            yield connection
+
+    def require_current(self, connection: PooledConnection) -> None:
+        """Raise :exc:`StorageError` if what was written went to a file that is not there now."""
+        if not self._pool.is_current(connection):
+            self._inode = NO_FILE  # its number may be given to the new one
+            raise StorageError(f"{self.path} was deleted or replaced meanwhile")
+
+    def generation(self) -> object:
+        """Return what differs once another file stands in the place of this one."""
+        return inode(self.path)
+
+    def secret(self) -> bytes:
+        """Return the key of every ``user_hash``."""
+        # On a connection of its own, whatever the schema: visits must be encoded even where they
+        # cannot be stored until an upgrade is complete. It is asked for in a request: no waiting.
+        with storage_errors(self.path), closing(self._open(timeout_seconds=0.05)) as connection:
+            if not schema_version(connection):
+                create_schema(connection, self._make_secret, patience_seconds=0)
+            row = connection.execute("SELECT value FROM settings WHERE name = 'secret'").fetchone()
+        if row is None:
+            raise StorageError(f"{self.path} has no secret")
+        return bytes(row[0])
+
+    def size_bytes(self) -> int:
+        """Return how large the file is, its log included."""
+        size = 0
+        for suffix in ("", "-wal"):
+            with suppress(FileNotFoundError):
+                size += os.stat(f"{self.path}{suffix}").st_size
+        return size
+
+    def is_readable_by_others(self) -> bool:
+        """Return whether other users of the host can read it."""
+        try:
+            return bool(os.stat(self.path).st_mode & READABLE_BY_OTHERS)
+        except FileNotFoundError:
+            return False
+
+    def empty_log(self) -> None:
+        """Move all that is in the log to the file, and cut it; readers may be in the way."""
+        deadline = time.monotonic() + LOG_PATIENCE_SECONDS
+        while True:
+            with self.writer() as connection:
+                busy = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+            if not busy:
+                return
+            if time.monotonic() > deadline:
+                raise StorageError(
+                    f"{self.path} is being read all the time: what was deleted is still in "
+                    f"its log; try again"
+                )
+
+    def close(self) -> None:
+        """Close every connection; may be called twice, and used again afterwards."""
+        self._pool.close()
+
+    def _connect(self, writing: bool) -> PooledConnection:
+        connection = self._open()
+        try:
+            self._prepare(connection, writing)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _open(self, timeout_seconds: float = BUSY_TIMEOUT_SECONDS) -> PooledConnection:
+        if make_file(self.path) and self._inode:
+            self._inode = NO_FILE  # its number may be given to the new one
+        return sqlite3.connect(
+            self.path,
+            timeout=timeout_seconds,
+            isolation_level=None,
+            check_same_thread=False,
+            cached_statements=256,
+            factory=PooledConnection,
+        )
+
+    def _prepare(self, connection: PooledConnection, writing: bool) -> None:
+        # What is no UTF-8 was put in by hand; a report must not fail on it.
+        connection.text_factory = lambda data: data.decode("utf-8", "replace")
+        version = schema_version(connection)
+        if version > SCHEMA_VERSION:
+            raise other_schema(connection, version)
+        if not version:
+            create_schema(connection, self._make_secret, self._patience_seconds)
+        migrate(connection)
+        if not writing:
+            connection.execute("PRAGMA query_only = ON")
+            return
+        use_wal(connection)
+        self._notice_new_file(connection)
+        connection.execute("PRAGMA cache_size = -65536")
+        connection.execute("PRAGMA temp_store = MEMORY")
+        connection.execute("PRAGMA wal_autocheckpoint = 10000")
+        connection.execute(f"PRAGMA journal_size_limit = {64 << 20}")
+        connection.execute(CREATE_BATCH)
+        prepare_counting(connection)
+
+    def _notice_new_file(self, connection: PooledConnection) -> None:
+        current = inode(self.path)
+        if self._inode not in (None, current):
+            note_replaced(connection, time.time_ns() // 1000)
+            logger.warning(
+                "%s was deleted or replaced: visits go to what is there now, with all that is in "
+                "the spool; if it came from elsewhere, restart every process, as it has a secret of "
+                "user_hash of its own",
+                self.path,
+            )
+        self._inode = current
