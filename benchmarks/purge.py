@@ -64,7 +64,7 @@ def purge(database: Path, before: int) -> tuple[Seconds, Seconds, int]:
         more = True
         while more:
             began, cpu_began = time.perf_counter(), time.thread_time()
-            with storage._pool.writer() as connection:
+            with storage._file._pool.writer() as connection:
                 more = phase(connection)
             took = time.perf_counter() - began
             name = getattr(phase, "func", phase).__name__

@@ -78,10 +78,10 @@ class SlowReads:
 
     def __init__(self, tracker: Tracker, readers: int) -> None:
         self._storage: Any = tracker._storage
-        self._read = self._storage._read
+        self._read = self._storage._file.read
         self.all_lent = threading.Barrier(readers + 1)
         self.go_on = threading.Event()
-        self._storage._read = self._read_slowly
+        self._storage._file.read = self._read_slowly
 
     @contextmanager
     def _read_slowly(self) -> Iterator[PooledConnection]:
@@ -96,7 +96,7 @@ def test_reader_beyond_the_pool_is_told_to_come_again(
     tracked: Callable[..., Tracker], serve: Callable[[Tracker], int]
 ) -> None:
     tracker = tracked()
-    pool: Any = tracker._storage._pool  # type: ignore[attr-defined]
+    pool: Any = tracker._storage._file._pool  # type: ignore[attr-defined]
     pool._timeout_seconds = 0.05
     reads = SlowReads(tracker, pool._readers)
     port = serve(tracker)
@@ -122,7 +122,7 @@ def test_reader_beyond_the_pool_is_answered_when_a_connection_comes_free(
     tracked: Callable[..., Tracker], serve: Callable[[Tracker], int]
 ) -> None:
     tracker = tracked()
-    pool: Any = tracker._storage._pool  # type: ignore[attr-defined]
+    pool: Any = tracker._storage._file._pool  # type: ignore[attr-defined]
     pool._timeout_seconds = PATIENCE_SECONDS
     waiting = threading.Event()
     acquire = pool._slots.acquire
@@ -150,14 +150,14 @@ def test_reader_beyond_the_pool_is_answered_when_a_connection_comes_free(
 @contextmanager
 def all_readers_lent(tracker: Any) -> Iterator[None]:
     with ExitStack() as loans:
-        for _ in range(tracker._storage._pool._readers):
-            loans.enter_context(tracker._storage._pool.reader())
+        for _ in range(tracker._storage._file._pool._readers):
+            loans.enter_context(tracker._storage._file._pool.reader())
         yield
 
 
 @contextmanager
 def writer_lent(tracker: Any) -> Iterator[None]:
-    with tracker._storage._pool.writer():
+    with tracker._storage._file._pool.writer():
         yield
 
 

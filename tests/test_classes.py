@@ -134,7 +134,7 @@ def test_user_agent_is_decided_once(host: Host) -> None:
         asked.append(user_agent)
         return classify(user_agent)
 
-    host.storage._decisions._classify = note  # type: ignore[attr-defined]
+    host.storage._counting._decisions._classify = note  # type: ignore[attr-defined]
     for user_agents in ([CHROME] * 3, [CHROME, "curl/8", None], ["curl/8"] * 2):
         host.segment(lines(user_agents))
         host.ingest()
@@ -180,7 +180,7 @@ def test_visits_are_ingested_though_deciding_fails(
     host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The batch was committed before: what was rejected in it must be kept."""
-    host.storage._decisions._classify = None  # type: ignore[attr-defined]
+    host.storage._counting._decisions._classify = None  # type: ignore[attr-defined]
     with monkeypatch.context() as patch:
         patch.setattr(classes, "STORE", "UPDATE nothing SET class = ?, a = ?, b = ?, c = ?, d = ?")
         segment = host.segment(lines([CHROME]) + b"5\n")

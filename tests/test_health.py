@@ -332,7 +332,7 @@ def test_health_answers_soon_while_the_database_is_out_of_order(
 
 def test_health_answers_while_every_connection_is_busy(client: Client) -> None:
     app = client()
-    pool = app.app._storage._pool
+    pool = app.app._storage._file._pool
     pool._timeout_seconds = 0.01
 
     with ExitStack() as loans:

@@ -155,7 +155,7 @@ def test_every_commit_is_on_the_disk_when_asked_for(
         def ingest(self, *args: Any, durable: bool, **options: Any) -> None:
             asked.append(durable)
             self._storage.ingest(*args, durable=durable, **options)
-            with self._storage._pool.writer() as connection:
+            with self._storage._file._pool.writer() as connection:
                 ((level,),) = connection.execute("PRAGMA synchronous")
             asked.append(level == 2)
 
@@ -277,7 +277,7 @@ def test_rows_of_finished_segments_cost_nothing(host: Host) -> None:
     host.segment(GOOD)
     host.ingest()  # looks for forgotten ones, as once an hour
     steps: list[int] = []
-    connect = host.storage._pool._connect
+    connect = host.storage._file._pool._connect
 
     def counting(writing: bool) -> Any:
         connection = connect(writing)
@@ -285,7 +285,7 @@ def test_rows_of_finished_segments_cost_nothing(host: Host) -> None:
         return connection
 
     host.storage.close()
-    host.storage._pool._connect = counting
+    host.storage._file._pool._connect = counting
 
     host.segment(OTHER)
     host.ingester.catch_up(30)

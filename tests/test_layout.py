@@ -13,7 +13,7 @@ ORDER = """
     errors options process mounts addresses exclusions visitors endpoints visit agents period reports
     integrations integrations.django integrations.falcon integrations.pyramid
     storage storage.faults storage.lines storage.pool storage.schema storage.settings storage.migrations
-    storage.intake storage.classes storage.calendar storage.outcomes storage.changes storage.counters storage.counting storage.purge storage.raw storage.counted storage.check storage.database storage.sqlite
+    storage.intake storage.classes storage.calendar storage.outcomes storage.changes storage.counters storage.counting storage.uncount storage.purge storage.raw storage.counted storage.check storage.database storage.sqlite
     secret identity segments rescue batches rejected hostlock spool recorder retention ingest forget ingest_thread health observation query auth api middleware
     __init__ demo __main__
 """.split()

@@ -206,7 +206,7 @@ def test_place_is_free_again_when_opening_failed(loan: str, opened: Opened) -> N
 def test_busy_pool_is_503(loan: str, client: Client) -> None:
     app = client()
     app.get("/")  # so that the report needs the writer, too
-    pool = app.app._storage._pool
+    pool = app.app._storage._file._pool
     pool._timeout_seconds = 0.01
 
     with ExitStack() as loans:
@@ -287,7 +287,10 @@ def hello(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[b
 def test_readers_cannot_write(statement: str, tmp_path: Path) -> None:
     storage: Any = open_storage(tmp_path / "visits.db")
 
-    with pytest.raises(sqlite3.OperationalError, match="readonly"), storage._pool.reader() as c:
+    with (
+        pytest.raises(sqlite3.OperationalError, match="readonly"),
+        storage._file._pool.reader() as c,
+    ):
         c.execute(statement)
 
     storage.close()
@@ -375,7 +378,7 @@ if used == "in use":
     pool.FORK_PATIENCE_SECONDS = 0.05
     lent, done = threading.Event(), threading.Event()
     def use():
-        with tracker._storage._read() as connection:
+        with tracker._storage._file.read() as connection:
             connection.execute("SELECT count(*) FROM visits").fetchone()
             lent.set()
             done.wait(60)

@@ -364,7 +364,7 @@ def test_step_whose_commit_takes_long_makes_the_next_ones_smaller(
     kept.ingest([visit(NOW)])
     monkeypatch.setattr(steps, "time", watch)
     monkeypatch.setattr(steps, "transaction", slow)
-    with kept.storage._pool.writer() as connection:  # type: ignore[attr-defined]
+    with kept.storage._file._pool.writer() as connection:  # type: ignore[attr-defined]
         steps.delete_visits(steps.OLD_VISITS, (), pace, connection)
 
     assert pace.rows == 250
@@ -383,7 +383,7 @@ def test_others_write_between_any_two_steps(kept: Kept) -> None:
 def test_file_shrinks_and_its_log_stays_small(kept: Kept) -> None:
     kept.ingest(visit(FLOOR - 1 - number, number) for number in range(6000))
     kept.ingest([visit(NOW)])
-    with kept.storage._pool.writer() as connection:  # type: ignore[attr-defined]
+    with kept.storage._file._pool.writer() as connection:  # type: ignore[attr-defined]
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
         connection.execute("PRAGMA wal_autocheckpoint = 100")
     pages = kept.sql("PRAGMA page_count")[0][0]

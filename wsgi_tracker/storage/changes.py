@@ -9,7 +9,7 @@ import sqlite3
 
 LEVELS = SLOT_LEVEL, HOUR_LEVEL, DAY_LEVEL, WEEK_LEVEL, MONTH_LEVEL = range(5)
 # Of what each level is the sum.
-_SUMMED_UP = {
+SUMMED_UP = {
     HOUR_LEVEL: SLOT_LEVEL,
     DAY_LEVEL: HOUR_LEVEL,
     WEEK_LEVEL: DAY_LEVEL,
@@ -45,7 +45,7 @@ SUM_UP_TOTALS = [
     f"INSERT INTO temp.total_changes SELECT {level}, calendar.{_NAMES[level]}, class_id, 0, {_SUMS} "
     f"FROM temp.total_changes CROSS JOIN calendar ON slot = bucket "
     f"WHERE level = {lower} GROUP BY 2, 3"
-    for level, lower in _SUMMED_UP.items()
+    for level, lower in SUMMED_UP.items()
 ]
 ADD_TOTALS = f"""
 INSERT INTO totals (level, bucket, class_id, {", ".join(_TOTALS)})
@@ -74,7 +74,7 @@ SUM_UP_HITS = [
     "sum(hits), sum(users), min(first), max(last) "
     f"FROM temp.hit_changes CROSS JOIN calendar ON slot = bucket "
     f"WHERE level = {lower} GROUP BY 2, 3, 4"
-    for level, lower in _SUMMED_UP.items()
+    for level, lower in SUMMED_UP.items()
     if lower != SLOT_LEVEL
 ]
 # Only whole days and months are asked for their first and last visit.

@@ -1,10 +1,132 @@
-"""Whether the counters are those of the visits: all of them found anew, and compared."""
+"""Whether the counters are those of the visits: all of them found anew, and compared.
+
+In other ways than they are kept: flags of last visits from all slots of all users at once. Only what
+can be asked for is compared, whole buckets from the floor on. Class 0 stands for all visitors here,
+and not for what corrects the sum over classes.
+"""
 
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterator
+
+from ..period import SLOT, Granularity, first_whole
+from .calendar import read_zone
+from .changes import DAY_LEVEL, HOUR_LEVEL, LEVELS, MONTH_LEVEL, SLOT_LEVEL, SUMMED_UP
+from .counters import CLASS_ID, read_state
+from .outcomes import STATUS_CLASS, latency_of
+
+NAMES = ("slot", *(granularity.value for granularity in Granularity))
+FLAGS = "users_hour, users_day, users_week, users_month, users"
+SUMS = "sum(users_hour), sum(users_day), sum(users_week), sum(users_month), sum(users)"
+
+VISITS = f"""
+WITH visit AS (
+    SELECT user_id, endpoint_id, {CLASS_ID} AS class_id, timestamp, timestamp / {SLOT} AS slot
+    FROM visits WHERE timestamp >= :floor
+), everywhere AS (
+    SELECT * FROM visit UNION ALL SELECT user_id, endpoint_id, 0, timestamp, slot FROM visit
+)"""
+SLOTS_FOUND = f"""
+{VISITS}, followed AS (
+    SELECT class_id, slot, lead(slot) OVER (PARTITION BY user_id, class_id ORDER BY slot) AS next
+    FROM (SELECT DISTINCT user_id, class_id, slot FROM everywhere WHERE user_id IS NOT NULL)
+), flagged AS (
+    SELECT followed.slot, class_id, 0 AS hits, following.hour IS NOT own.hour AS users_hour,
+        following.day IS NOT own.day AS users_day, following.week IS NOT own.week AS users_week,
+        following.month IS NOT own.month AS users_month, next IS NULL AS users
+    FROM followed JOIN calendar AS own ON own.slot = followed.slot
+    LEFT JOIN calendar AS following ON following.slot = next
+    UNION ALL SELECT slot, class_id, 1, 0, 0, 0, 0, 0 FROM everywhere
+)
+SELECT slot, class_id, sum(hits), {SUMS} FROM flagged
+WHERE slot >= :slot GROUP BY slot, class_id"""
+TOTALS = f"""
+SELECT bucket, class_id, hits, {FLAGS} FROM totals
+WHERE level = {{level}} AND bucket >= :{{name}} AND class_id <> 0 AND hits <> 0
+UNION ALL SELECT bucket, 0, sum(hits), {SUMS} FROM totals
+WHERE level = {{level}} AND bucket >= :{{name}} GROUP BY bucket HAVING sum(hits) <> 0"""
+TOTALS_FOUND = f"""
+SELECT {{name}}, class_id, sum(hits), {SUMS} FROM totals JOIN calendar ON slot = bucket
+WHERE level = {{lower}} AND {{name}} >= :{{name}} AND class_id <> 0
+GROUP BY {{name}}, class_id HAVING sum(hits) <> 0
+UNION ALL SELECT {{name}}, 0, sum(hits), {SUMS} FROM totals JOIN calendar ON slot = bucket
+WHERE level = {{lower}} AND {{name}} >= :{{name}} GROUP BY {{name}} HAVING sum(hits) <> 0"""
+ENDPOINTS = """
+SELECT bucket, class_id, endpoints FROM totals
+WHERE level = {level} AND bucket >= :{name} AND class_id <> 0 AND hits <> 0
+UNION ALL SELECT bucket, 0, sum(endpoints) FROM totals
+WHERE level = {level} AND bucket >= :{name} GROUP BY bucket HAVING sum(hits) <> 0"""
+ENDPOINTS_FOUND = f"""
+{VISITS} SELECT {{name}}, class_id, count(DISTINCT endpoint)
+FROM everywhere JOIN calendar USING (slot) JOIN endpoints ON endpoints.id = endpoint_id
+WHERE {{name}} >= :{{name}} GROUP BY {{name}}, class_id"""
+HITS = """
+SELECT bucket, endpoint_id, class_id, hits, users, first, last FROM hits
+WHERE level = {level} AND bucket >= :{name} AND class_id <> 0 AND hits <> 0
+UNION ALL SELECT bucket, endpoint_id, 0, sum(hits), sum(users), min(first), max(last) FROM hits
+WHERE level = {level} AND bucket >= :{name} GROUP BY bucket, endpoint_id HAVING sum(hits) <> 0"""
+HITS_FOUND = f"""
+{VISITS}, last_of_pair AS (
+    SELECT max({{name}}) AS bucket, endpoint_id, class_id
+    FROM everywhere JOIN calendar USING (slot) WHERE user_id IS NOT NULL
+    GROUP BY user_id, endpoint_id, class_id
+), counted AS (
+    SELECT {{name}} AS bucket, endpoint_id, class_id, 1 AS hits, 0 AS users, timestamp
+    FROM everywhere JOIN calendar USING (slot)
+    UNION ALL SELECT bucket, endpoint_id, class_id, 0, 1, NULL FROM last_of_pair
+)
+SELECT bucket, endpoint_id, class_id, sum(hits), sum(users), {{dates}} FROM counted
+WHERE bucket >= :{{name}} GROUP BY bucket, endpoint_id, class_id"""
+LAST = "SELECT {keys}, class_id, {last} FROM {table} WHERE {last} >= :{unit}"
+LAST_FOUND = f"""
+{VISITS} SELECT {{keys}}, class_id, max(calendar.{{unit}}) AS last
+FROM visit JOIN calendar USING (slot) WHERE user_id IS NOT NULL
+GROUP BY {{keys}}, class_id HAVING last >= :{{unit}}"""
+OUTCOMES = """
+SELECT day, endpoint_id, status_class, latency, hits FROM outcomes WHERE day >= :day"""
+OUTCOMES_FOUND = f"""
+SELECT day, endpoint_id, {STATUS_CLASS}, {latency_of("duration_us")}, count(*)
+FROM visits JOIN calendar ON slot = timestamp / {SLOT}
+WHERE timestamp >= :floor AND day >= :day GROUP BY 1, 2, 3, 4"""
 
 
 def first_difference(connection: sqlite3.Connection) -> str | None:
-    """x"""
+    """Return what the counters have and the visits do not, or the other way round."""
+    floor, zone = read_state(connection).floor, read_zone(connection)
+    values = {"floor": floor, "slot": -(-floor // SLOT)}
+    for granularity in Granularity:
+        values[granularity.value] = first_whole(granularity, floor, zone) // SLOT
+    for name, counted, found in _comparisons():
+        for one, other, verdict in (
+            (counted, found, "is counted, and not in the visits"),
+            (found, counted, "is in the visits, and not counted"),
+        ):
+            rows = f"SELECT * FROM ({one}) EXCEPT SELECT * FROM ({other}) LIMIT 1"
+            if row := connection.execute(rows, values).fetchone():
+                return f"{name} {row} {verdict}"
     return None
+
+
+def _comparisons() -> Iterator[tuple[str, str, str]]:
+    """Yield what is compared: its name and columns, how it was counted, and how it is found."""
+    for table, keys, unit in (
+        ("visitors", "user_id", "slot"),
+        ("pairs", "user_id, endpoint_id", "hour"),
+    ):
+        words = {"table": table, "keys": keys, "unit": unit, "last": f"last_{unit}"}
+        yield f"{table} ({keys}, class, last)", LAST.format(**words), LAST_FOUND.format(**words)
+    slots = TOTALS.format(level=SLOT_LEVEL, name="slot")
+    yield f"slot (slot, class, hits, {FLAGS})", slots, SLOTS_FOUND
+    for level, name in zip(LEVELS[HOUR_LEVEL:], NAMES[HOUR_LEVEL:], strict=True):
+        dated = level in (DAY_LEVEL, MONTH_LEVEL)
+        words = {"name": name, "dates": "min(timestamp), max(timestamp)" if dated else "NULL, NULL"}
+        numbers = {"level": level, "lower": SUMMED_UP[level]}
+        for columns, counted, found in (
+            (f"class, hits, {FLAGS}", TOTALS, TOTALS_FOUND),
+            ("class, endpoints", ENDPOINTS, ENDPOINTS_FOUND),
+            ("endpoint, class, hits, users, first, last", HITS, HITS_FOUND),
+        ):
+            texts = (text.format(**words, **numbers) for text in (counted, found))
+            yield f"{name} ({name}, {columns})", *texts
+    yield "outcomes (day, endpoint, status class, latency, hits)", OUTCOMES, OUTCOMES_FOUND

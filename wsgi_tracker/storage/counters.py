@@ -32,7 +32,7 @@ from dataclasses import dataclass
 from ..period import SLOT
 from .calendar import fill_calendar
 from .changes import add_changes
-from .outcomes import count_outcomes, prepare_outcomes
+from .outcomes import count_outcomes
 
 NOTHING = -(2**63)  # below every id
 # At once: more than any batch has, of a whole database about half a second's work.
@@ -192,7 +192,6 @@ class State:
 def prepare_counting(connection: sqlite3.Connection) -> None:
     """Make the temporary tables that a connection counts with."""
     connection.executescript(TEMPORARY)
-    prepare_outcomes(connection)
 
 
 def read_state(connection: sqlite3.Connection) -> State:

@@ -17,22 +17,27 @@ DOUBLINGS = 36  # to 19 hours
 # Bucket n holds latencies from BOUNDS[n] µs up to the next bound; the first also 0.
 BOUNDS = sorted({round(2 ** (n / PER_DOUBLING)) for n in range(PER_DOUBLING * DOUBLINGS)})
 
-CREATE_LATENCIES = "CREATE TEMP TABLE latencies (from_us INTEGER PRIMARY KEY, latency INTEGER)"
-FILL_LATENCIES = "INSERT INTO temp.latencies (from_us, latency) VALUES (?, ?)"
-LATENCY = """
-(SELECT latency FROM temp.latencies WHERE from_us <= max(coalesce(duration_us, 0), 1)
-    ORDER BY from_us DESC LIMIT 1)"""
+STATUS_CLASS = "coalesce(status, 0) / 100"
+
+
+def latency_of(duration: str) -> str:
+    """Return SQL for the number of the bucket; a search by halves, as SQLite may have no log()."""
+    return _halves(f"coalesce({duration}, 0)", 0, len(BOUNDS))
+
+
+def _halves(duration: str, first: int, end: int) -> str:
+    if end - first == 1:
+        return str(first)
+    middle = (first + end) // 2
+    lower, upper = _halves(duration, first, middle), _halves(duration, middle, end)
+    return f"CASE WHEN {duration} < {BOUNDS[middle]} THEN {lower} ELSE {upper} END"
+
+
 COUNT = f"""
 INSERT INTO outcomes (day, endpoint_id, status_class, latency, hits)
-SELECT day, endpoint_id, coalesce(status, 0) / 100, {LATENCY}, {{sign}} * count(*)
+SELECT day, endpoint_id, {STATUS_CLASS}, {latency_of("duration_us")}, {{sign}} * count(*)
 FROM visits CROSS JOIN calendar ON slot = timestamp / {SLOT} WHERE {{which}} GROUP BY 1, 2, 3, 4
 ON CONFLICT DO UPDATE SET hits = hits + excluded.hits"""
-
-
-def prepare_outcomes(connection: sqlite3.Connection) -> None:
-    """Let a connection tell the bucket of a latency."""
-    connection.execute(CREATE_LATENCIES)
-    connection.executemany(FILL_LATENCIES, [(bound, n) for n, bound in enumerate(BOUNDS)])
 
 
 def count_outcomes(

@@ -23,6 +23,7 @@ from typing import TypeAlias
 from ..period import DAY, HOUR
 from .schema import transaction
 from .settings import forget_setting, note_change, read_setting, write_setting
+from .uncount import drop_buckets, stay_sound, uncount
 
 # The most that a step takes on; where one took long, the next take less.
 VISITS_PER_STEP = 500
@@ -58,6 +59,11 @@ SELECT count(*) FROM visits WHERE user_id = (SELECT id FROM users WHERE user_has
 VISITS_OF_USER = "user_id = (SELECT id FROM users WHERE user_hash = ?)"
 DELETE_VISITS = (
     "DELETE FROM visits WHERE id IN (SELECT id FROM temp.going)",
+    *(
+        f"DELETE FROM {table} WHERE user_id IN (SELECT user_id FROM temp.going) "
+        f"AND NOT EXISTS (SELECT 1 FROM visits WHERE visits.user_id = {table}.user_id)"
+        for table in ("visitors", "pairs")
+    ),
     *(
         f"DELETE FROM {table} WHERE id IN (SELECT {column} FROM temp.going) "
         f"AND NOT EXISTS (SELECT 1 FROM visits WHERE visits.{column} = {table}.id)"
@@ -155,6 +161,7 @@ def phases(before: int | None = None) -> Iterator[Phase]:
     if before is not None:
         yield partial(set_floor, before)
     yield partial(delete_visits, OLD_VISITS, (), Pace(VISITS_PER_STEP))
+    yield drop_buckets
     yield from _sweep()
 
 
@@ -190,8 +197,11 @@ def delete_visits(
         connection.execute("DELETE FROM temp.going")
         chosen = connection.execute(CHOOSE_VISITS.format(which=which), (*values, limit)).rowcount
         if chosen:
+            is_sound = uncount(connection)
             for statement in DELETE_VISITS:
                 connection.execute(statement)
+            if is_sound:
+                stay_sound(connection)
     return chosen == limit
 
 

@@ -73,11 +73,12 @@ class SQLiteStorage:
             )
         self.outage = Outage("visits wait in the spool")
         self._max_endpoints = max_endpoints
-        self._database = Database(database, make_secret)
+        self.database = database
+        self._file = Database(database, make_secret)
         self._counting = Counting()
         self._forget_at = 0.0
         self._try(used_before)
-        if self._database.is_readable_by_others():
+        if self._file.is_readable_by_others():
             logger.warning("other users of this host can read %s: chmod 600 it", database)
 
     def _try(self, used_before: bool) -> None:
@@ -85,9 +86,9 @@ class SQLiteStorage:
 
         What worked before can work again: an application must start meanwhile.
         """
-        path = self._database.path
+        path = self._file.path
         try:
-            self._database.try_out()
+            self._file.try_out()
         except StorageError as error:  # of a newer schema: an upgrade may be under way
             self.outage.report(str(error))
         except (sqlite3.DatabaseError, OSError) as error:
@@ -108,7 +109,7 @@ class SQLiteStorage:
         keep: KeepLines = lambda lines: None,
     ) -> None:
         """See :meth:`wsgi_tracker.storage.Storage.ingest`."""
-        with self._database.writer() as connection:
+        with self._file.writer() as connection:
             # FULL syncs the log at COMMIT; it cannot be set within a transaction.
             connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
             with transaction(connection):
@@ -118,7 +119,7 @@ class SQLiteStorage:
                 if rejected:
                     keep(rejected)
                 self._counting.within(connection)
-            self._database.require_current(connection)
+            self._file.require_current(connection)
             self._counting.after(connection)
 
     def _forget_segments(self, connection: sqlite3.Connection) -> None:
@@ -129,15 +130,15 @@ class SQLiteStorage:
 
     def count(self) -> bool:
         """See :meth:`wsgi_tracker.storage.Storage.count`."""
-        with self._database.read() as connection:
+        with self._file.read() as connection:
             if counted.is_complete(connection):
                 return False
-        with self._database.writer() as connection:
+        with self._file.writer() as connection:
             return self._counting.step(connection)
 
     def rebuild(self) -> Iterator[None]:
         """See :meth:`wsgi_tracker.storage.Storage.rebuild`."""
-        with self._database.write() as connection:
+        with self._file.write() as connection:
             start_anew(connection)
         yield
         while self.count():
@@ -147,21 +148,21 @@ class SQLiteStorage:
         """See :meth:`wsgi_tracker.storage.Storage.check`."""
         while self.count():
             pass
-        with self._database.read() as connection:
+        with self._file.read() as connection:
             return first_difference(connection)
 
     def generation(self) -> object:
         """See :meth:`wsgi_tracker.storage.Storage.generation`."""
-        return self._database.generation()
+        return self._file.generation()
 
     def positions(self, segments: Sequence[str]) -> Mapping[str, int]:
         """See :meth:`wsgi_tracker.storage.Storage.positions`."""
-        with self._database.read() as connection:
+        with self._file.read() as connection:
             return read_positions(connection, segments)
 
     def facts(self, segments: Sequence[str]) -> StorageFacts:
         """See :meth:`wsgi_tracker.storage.Storage.facts`."""
-        with self._database.read() as connection:
+        with self._file.read() as connection:
             ingested: dict[str, int] = dict(connection.execute(INGESTED))
             return StorageFacts(
                 dict(connection.execute("SELECT name, value FROM counts")),
@@ -169,8 +170,8 @@ class SQLiteStorage:
                 ingested.get("last_ingest"),
                 ingested.get("ingesting_pid"),
                 read_setting(connection, "replaced_at"),
-                self._database.size_bytes(),
-                self._database.is_readable_by_others(),
+                self._file.size_bytes(),
+                self._file.is_readable_by_others(),
                 schema_version(connection),
                 read_setting(connection, "retention_days") or FOR_EVER,
                 read_data_version(connection),
@@ -179,31 +180,31 @@ class SQLiteStorage:
 
     def secret(self) -> bytes:
         """See :meth:`wsgi_tracker.storage.Storage.secret`."""
-        return self._database.secret()
+        return self._file.secret()
 
     def declare(self, settings: Mapping[str, str]) -> Mapping[str, str]:
         """See :meth:`wsgi_tracker.storage.Storage.declare`."""
-        with self._database.read() as connection:
+        with self._file.read() as connection:
             known = read_settings(connection, settings)
         if len(known) < len(settings):
-            with self._database.write() as connection:
+            with self._file.write() as connection:
                 known = keep_settings(connection, settings)
         return known
 
     def configure(self, settings: Mapping[str, str | None]) -> None:
         """See :meth:`wsgi_tracker.storage.Storage.configure`."""
-        with self._database.write() as connection:
+        with self._file.write() as connection:
             configure_settings(connection, settings)
 
     def stats(self, start: int, only: ClassFilter | None = None) -> list[EndpointStats]:
         """See :meth:`wsgi_tracker.storage.Storage.stats`."""
-        with self._database.read() as connection:
+        with self._file.read() as connection:
             answer = counted.stats if counted.can_answer(connection, only) else raw.stats
             return answer(connection, first_shown(connection, start), only)
 
     def summary(self, start: int, only: ClassFilter | None = None) -> Summary:
         """See :meth:`wsgi_tracker.storage.Storage.summary`."""
-        with self._database.read() as connection:
+        with self._file.read() as connection:
             answer = counted.summary if counted.can_answer(connection, only) else raw.summary
             return answer(connection, first_shown(connection, start), only)
 
@@ -211,33 +212,33 @@ class SQLiteStorage:
         self, start: int, granularity: Granularity, only: ClassFilter | None = None
     ) -> list[TrendBucket]:
         """See :meth:`wsgi_tracker.storage.Storage.trends`."""
-        with self._database.read() as connection:
+        with self._file.read() as connection:
             answer = counted.trends if counted.can_answer(connection, only) else raw.trends
             return answer(connection, first_shown(connection, start), granularity, only)
 
     def visits(self, limit: int, only: ClassFilter | None = None) -> list[Visit]:
         """See :meth:`wsgi_tracker.storage.Storage.visits`."""
-        with self._database.read() as connection:
+        with self._file.read() as connection:
             return raw.visits(connection, first_shown(connection, 0), limit, only)
 
     def set_retention(self, days: int) -> None:
         """See :meth:`wsgi_tracker.storage.Storage.set_retention`."""
         # Most processes find what another has stored, and need no lock. A writer that only read
         # would be kept, even one that was opened while nobody could write.
-        with self._database.read() as connection:
+        with self._file.read() as connection:
             if (read_setting(connection, "retention_days") or FOR_EVER) == days:
                 return
-        with self._database.write() as connection:
+        with self._file.write() as connection:
             known = store_retention(connection, days)
         if known != days:
             logger.warning("retention_days is %s from now on, it was %s", days, known)
 
     def begin_purge(self, now: int, days: int | None) -> bool:
         """See :meth:`wsgi_tracker.storage.Storage.begin_purge`."""
-        with self._database.read() as connection:
+        with self._file.read() as connection:
             if keeps_for_ever(connection, days):
                 return False
-        with self._database.writer() as connection:
+        with self._file.writer() as connection:
             return begin_purge(connection, now, days)
 
     def purge(self, before: int | None = None) -> Iterator[None]:
@@ -257,7 +258,7 @@ class SQLiteStorage:
             more = True
             while more:
                 with (
-                    self._database.writer() as connection,
+                    self._file.writer() as connection,
                     erasing(connection) if erase else nullcontext(),
                 ):
                     more = phase(connection)
@@ -265,13 +266,13 @@ class SQLiteStorage:
 
     def forget(self, user_hash: str) -> int:
         """See :meth:`wsgi_tracker.storage.Storage.forget`."""
-        with self._database.read() as connection:
+        with self._file.read() as connection:
             (visits,) = connection.execute(COUNT_OF_USER, (user_hash,)).fetchone()
         for _ in self._steps(phases_for_user(user_hash), erase=True):
             pass
-        self._database.empty_log()
+        self._file.empty_log()
         return int(visits)
 
     def close(self) -> None:
         """Close every connection; may be called twice, and used again afterwards."""
-        self._database.close()
+        self._file.close()

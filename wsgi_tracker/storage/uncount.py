@@ -1,0 +1,146 @@
+"""Counters of visits that are deleted: taken back where that is little, dropped where nobody asks.
+
+Visits of one user go the oldest first, which keeps it simple. What follows a slot decides its flags
+(see :mod:`~wsgi_tracker.storage.counters`), so those of the slots that stay do not change, and a
+pair has its last visit as long as it has any.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+
+from ..period import SLOT
+from .changes import DAY_LEVEL, HOUR_LEVEL, LEVELS, MONTH_LEVEL, add_changes
+from .counters import CLASS_ID, FILL_RECENT, clear, read_state
+from .outcomes import count_outcomes
+from .schema import transaction
+
+# Slots, and more than the longest bucket of each level has.
+_LONGEST = dict(zip(LEVELS, (1, 8, 128, 700, 4000), strict=True))
+GOING = "visits.id IN (SELECT id FROM temp.going) AND +timestamp >= :floor"
+FILL_GOING = FILL_RECENT.format(which=GOING)
+FIND_MIXED = """
+INSERT INTO temp.mixed SELECT user_id FROM visitors
+WHERE user_id IN (SELECT user_id FROM temp.recent) GROUP BY user_id HAVING count(*) > 1"""
+_LEFT = f"""
+visits.user_id = came.user_id AND visits.id NOT IN (SELECT id FROM temp.going)
+AND +timestamp >= :floor AND (came.class_id = 0 OR came.class_id = {CLASS_ID})"""
+# As one of each class and, where there are several, as one of any.
+_CAME = """
+SELECT DISTINCT user_id, class_id, slot FROM temp.recent WHERE user_id IS NOT NULL
+UNION SELECT user_id, 0, slot FROM temp.recent WHERE user_id IN (SELECT user_id FROM temp.mixed)"""
+LEAVE_SLOTS = f"""
+INSERT INTO temp.slots SELECT user_id, class_id, slot, NULL, 1, 0 FROM ({_CAME}) AS came
+WHERE NOT EXISTS (SELECT 1 FROM visits
+    WHERE timestamp >= slot * {SLOT} AND timestamp < (slot + 1) * {SLOT} AND {_LEFT})"""
+FOLLOWING = f"""
+INSERT OR IGNORE INTO temp.slots SELECT user_id, class_id, (
+    SELECT timestamp / {SLOT} FROM visits WHERE {_LEFT} ORDER BY timestamp LIMIT 1
+), NULL, 1, 1 FROM (SELECT DISTINCT user_id, class_id FROM temp.slots) AS came"""
+_PAIRS = """
+SELECT DISTINCT user_id, endpoint_id, class_id FROM temp.recent WHERE user_id IS NOT NULL
+UNION SELECT user_id, endpoint_id, 0 FROM temp.recent
+WHERE user_id IN (SELECT user_id FROM temp.mixed)"""
+LEAVE_PAIRS = f"""
+INSERT INTO temp.moved SELECT user_id, endpoint_id, class_id, last_hour, NULL FROM (
+    SELECT user_id, endpoint_id, class_id, (
+        SELECT max(last_hour) FROM pairs WHERE pairs.user_id = came.user_id
+        AND pairs.endpoint_id = came.endpoint_id
+        AND (came.class_id = 0 OR pairs.class_id = came.class_id)) AS last_hour
+    FROM ({_PAIRS}) AS came
+) AS came WHERE NOT EXISTS (
+    SELECT 1 FROM visits WHERE timestamp >= last_hour * {SLOT}
+    AND timestamp < (last_hour + {_LONGEST[HOUR_LEVEL]}) * {SLOT} AND visits.endpoint_id = came.endpoint_id AND {_LEFT})"""
+FORGET_LAST = (
+    """
+DELETE FROM visitors WHERE (user_id, class_id) IN (
+    SELECT user_id, class_id FROM temp.slots GROUP BY 1, 2 HAVING NOT max(now))""",
+    """
+DELETE FROM pairs WHERE (user_id, endpoint_id, class_id) IN (
+    SELECT user_id, endpoint_id, class_id FROM temp.moved)""",
+)
+_TOUCHED = """
+(level, bucket, endpoint_id, class_id) IN (
+    SELECT level, bucket, endpoint_id, class_id FROM temp.hit_changes)"""
+FORGET_EMPTY = (
+    f"DELETE FROM hits WHERE hits = 0 AND users = 0 AND {_TOUCHED}",
+    "DELETE FROM outcomes WHERE hits = 0 "
+    f"AND day IN (SELECT bucket FROM temp.hit_changes WHERE level = {DAY_LEVEL})",
+)
+_OF_DAY = f"""
+SELECT timestamp FROM visits CROSS JOIN calendar ON slot = timestamp / {SLOT}
+WHERE visits.endpoint_id = hits.endpoint_id AND timestamp >= bucket * {SLOT}
+AND timestamp < (bucket + {_LONGEST[DAY_LEVEL]}) * {SLOT} AND calendar.day = bucket AND timestamp >= :floor
+AND visits.id NOT IN (SELECT id FROM temp.going) AND hits.class_id = {CLASS_ID}
+ORDER BY timestamp"""
+_OF_MONTH = f"""
+FROM calendar CROSS JOIN hits AS days ON days.level = {DAY_LEVEL} AND days.bucket = slot
+    AND days.endpoint_id = hits.endpoint_id AND days.class_id = hits.class_id
+WHERE slot >= hits.bucket AND slot < hits.bucket + {_LONGEST[MONTH_LEVEL]}
+AND slot = day AND month = hits.bucket"""
+DATE_AGAIN = (
+    f"UPDATE hits SET first = ({_OF_DAY} LIMIT 1), last = ({_OF_DAY} DESC LIMIT 1) "
+    f"WHERE level = {DAY_LEVEL} AND class_id <> 0 AND {_TOUCHED}",
+    f"UPDATE hits SET first = (SELECT min(days.first) {_OF_MONTH}), "
+    f"last = (SELECT max(days.last) {_OF_MONTH}) "
+    f"WHERE level = {MONTH_LEVEL} AND class_id <> 0 AND {_TOUCHED}",
+)
+STILL_SOUND = """
+INSERT OR REPLACE INTO settings (name, value) VALUES
+('counted_id', coalesce((SELECT max(id) FROM visits), -9223372036854775808)),
+('counted_changes', (SELECT value FROM settings WHERE name = 'changes'))"""
+DROP = [
+    "DELETE FROM calendar WHERE slot IN (SELECT slot FROM calendar "
+    f"WHERE slot < :slot - {_LONGEST[MONTH_LEVEL]} LIMIT :limit)",
+    "DELETE FROM outcomes WHERE (day, endpoint_id, status_class, latency) IN (SELECT day, "
+    "endpoint_id, status_class, latency FROM outcomes "
+    f"WHERE day < :slot - {_LONGEST[DAY_LEVEL]} LIMIT :limit)",
+    *(
+        f"DELETE FROM {table} WHERE ({columns}) IN (SELECT {columns} FROM {table} "
+        f"WHERE level = {level} AND bucket < :slot - {longest} LIMIT :limit)"
+        for table, columns in {
+            "totals": "level, bucket, class_id",
+            "hits": "level, bucket, endpoint_id, class_id",
+        }.items()
+        for level, longest in _LONGEST.items()
+    ),
+]
+BUCKETS_PER_STEP = 500
+
+
+def uncount(connection: sqlite3.Connection) -> bool:
+    """Take back what the visits in ``temp.going``, the oldest of their users, were counted for.
+
+    Before they are deleted, within the same transaction, which ends with :func:`stay_sound` if this
+    returns True. Where not all visits are counted, their deletion has all counted anew.
+    """
+    state = read_state(connection)
+    if not state.is_complete:
+        return False
+    values = {"floor": state.floor}
+    connection.execute(FILL_GOING, values)
+    connection.execute(FIND_MIXED)
+    for statement in (LEAVE_SLOTS, FOLLOWING, LEAVE_PAIRS):
+        connection.execute(statement, values)
+    add_changes(connection, -1)
+    count_outcomes(connection, GOING, values, -1)
+    for statement in (*FORGET_LAST, *FORGET_EMPTY):
+        connection.execute(statement)
+    for statement in DATE_AGAIN:
+        connection.execute(statement, values)
+    clear(connection)
+    return True
+
+
+def stay_sound(connection: sqlite3.Connection) -> None:
+    """Note that the visits which are left are those that are counted."""
+    connection.execute(STILL_SOUND)
+
+
+def drop_buckets(connection: sqlite3.Connection) -> bool:
+    """Drop some counters of what is older than the floor; False once there are none."""
+    with transaction(connection):
+        slot = read_state(connection).floor // SLOT
+        values = {"slot": slot, "limit": BUCKETS_PER_STEP}
+        dropped = [connection.execute(statement, values).rowcount for statement in DROP]
+    return max(dropped) == BUCKETS_PER_STEP
