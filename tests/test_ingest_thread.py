@@ -106,13 +106,14 @@ def test_purge_that_others_keep_us_from_does_not_work_again(
     clock = [1_755_081_000 * 10**9]
     thread = purging(host, clock)
     caplog.clear()
+    pauses: list[float] = []
     with closing(sqlite3.connect(host.database, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         for _ in range(2):
             thread._purge()
             with thread._host_lock.held():
                 clock[0] += 61 * 10**9
-                thread._purge()
+                pauses.append(thread._purge())
         problems = thread.problems
         other.execute("ROLLBACK")
     clock[0] += 61 * 10**9
@@ -120,6 +121,7 @@ def test_purge_that_others_keep_us_from_does_not_work_again(
 
     failed, over = caplog.messages
     assert problems == [failed]
+    assert pauses == [1.0, 1.0]  # it spun while another process waited for the database
     assert "database is locked" in failed
     assert "works again" in over
 

@@ -100,9 +100,10 @@ class IngestThread:
         began = time.monotonic()
         try:
             with spool_errors(), self._host_lock.held() as ours:
-                more = not ours or self._retention.step()
-            if ours:
-                self._purge_outage.over()
+                if not ours:
+                    return LONGEST_PAUSE_SECONDS
+                more = self._retention.step()
+            self._purge_outage.over()
         except StorageError as error:
             if not self._ingester.problems:  # else it is known
                 self._purge_outage.report(str(error))
