@@ -18,6 +18,7 @@ import webtest
 
 import wsgi_tracker
 from wsgi_tracker import ConfigurationError, Tracker, TrackerError, open_storage, wrap
+from wsgi_tracker.storage.schema import SCHEMA_VERSION
 
 NOBODY = 65534
 
@@ -69,11 +70,15 @@ def test_database_that_cannot_be_is_refused_with_advice(
     assert "choose a path" in message
 
 
-def test_database_of_another_program_is_refused_and_left_as_it_was(tmp_path: Path) -> None:
-    """It got our tables beside its own, and another journal mode."""
+@pytest.mark.parametrize("version", [0, 1, SCHEMA_VERSION, SCHEMA_VERSION + 4])
+def test_database_of_another_program_is_refused_and_left_as_it_was(
+    version: int, tmp_path: Path
+) -> None:
+    """It got our tables beside its own, or another journal mode, or was a newer release's."""
     database = tmp_path / "boxes.db"
     with closing(sqlite3.connect(database)) as other:
         other.execute("CREATE TABLE boxes (id)")
+        other.execute(f"PRAGMA user_version = {version}")
     before = database.read_bytes()
 
     with pytest.raises(ConfigurationError, match="another program's; choose a path"):

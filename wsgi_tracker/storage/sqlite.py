@@ -37,6 +37,7 @@ from .schema import (
     create_schema,
     make_file,
     other_schema,
+    refuse_foreign,
     require_schema,
     schema_version,
     transaction,
@@ -197,6 +198,7 @@ class SQLiteStorage:
         # On a connection of its own, whatever the schema: visits must be encoded even where they
         # cannot be stored until an upgrade is complete. It is asked for in a request: no waiting.
         with storage_errors(self.database), closing(self._open(timeout_seconds=0.05)) as connection:
+            refuse_foreign(connection)
             if not schema_version(connection):
                 create_schema(connection, self._make_secret, patience_seconds=0)
             row = connection.execute("SELECT value FROM settings WHERE name = 'secret'").fetchone()
@@ -370,6 +372,7 @@ class SQLiteStorage:
     def _prepare(self, connection: PooledConnection, writing: bool) -> None:
         # What is no UTF-8 was put in by hand; a report must not fail on it.
         connection.text_factory = lambda data: data.decode("utf-8", "replace")
+        refuse_foreign(connection)
         version = schema_version(connection)
         if version > SCHEMA_VERSION:
             raise other_schema(connection, version)
