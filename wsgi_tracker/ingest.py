@@ -175,9 +175,10 @@ class Ingester:
         self._refused[name] = error
 
     def _tell_refused(self) -> None:
-        if self._refused:
-            name, error = min(self._refused.items())
-            self._refusal.report(explain_refusal(self._folder, name, error))
+        refused = dict(self._refused)  # other threads add to it
+        if refused:
+            name = min(refused)
+            self._refusal.report(explain_refusal(self._folder, name, refused[name]))
         else:
             self._refusal.over()
 
