@@ -195,11 +195,16 @@ def test_old_sqlite_is_refused(
         pytest.param({"ingest": None}, id="ingest is nothing"),
         pytest.param({"token": "t", "require_token": "no"}, id="require_token is text"),
         pytest.param({"fsync": 1}, id="fsync is a number"),
+        pytest.param({"ip_addresses": "half"}, id="ip_addresses is unknown"),
     ],
 )
-def test_option_that_cannot_work_is_refused(options: dict[str, Any], tmp_path: Path) -> None:
+def test_option_that_cannot_work_is_refused_before_anything_is_made(
+    options: dict[str, Any], tmp_path: Path
+) -> None:
     with pytest.raises(ConfigurationError):
         Tracker(hello, tmp_path / "visits.db", **{"ingest": False, **options}).close()
+
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("database", [None, 5, b"visits.db"])
