@@ -18,9 +18,9 @@ from hosts import GOOD, BeforeIngest, Host, many, thread_of
 from wsgi_tracker import Tracker
 from wsgi_tracker.ingest import Ingester
 from wsgi_tracker.ingest_thread import IngestThread
+from wsgi_tracker.own_segment import LOOK_BYTES
 from wsgi_tracker.process import new_lock
 from wsgi_tracker.retention import Retention
-from wsgi_tracker.spool import LOOK_BYTES
 
 
 class AfterIngest:

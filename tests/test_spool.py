@@ -23,8 +23,9 @@ import pytest
 
 from wsgi_tracker import Visit, open_storage
 from wsgi_tracker.ingest import Ingester
+from wsgi_tracker.own_segment import LOOK_BYTES
 from wsgi_tracker.segments import SUFFIX, Segment
-from wsgi_tracker.spool import LOOK_BYTES, Spool
+from wsgi_tracker.spool import Spool
 
 PATIENCE_SECONDS = 30
 LINE = Visit(1_755_081_000_000_000, "a" * 32, "GET", "/boxes").line()
@@ -90,9 +91,9 @@ def ingest(folder: Path) -> dict[str, int]:
 
 def fill_disk(spool: Spool) -> None:
     """Let every further write to the open segment fail as on a full disk."""
-    spool._path = Path("/dev/full")
-    full = os.open(spool._path, os.O_WRONLY)
-    os.dup2(full, spool._fd)
+    spool._segment._path = Path("/dev/full")
+    full = os.open(spool._segment._path, os.O_WRONLY)
+    os.dup2(full, spool._segment.fd)
     os.close(full)
 
 
@@ -142,13 +143,13 @@ def test_rotation_keeps_the_descriptor_and_leaves_the_old_segment(
 ) -> None:
     spool = make(segment_bytes=5000)
     spool.append(LINE)
-    (first,), descriptor = segments(folder), spool._fd
+    (first,), descriptor = segments(folder), spool._segment.fd
 
     while len(segments(folder)) == 1:
         assert spool.append(LINE)
 
     (second,) = segments(folder) - {first}
-    assert spool._fd == descriptor
+    assert spool._segment.fd == descriptor
     assert (has_writer(folder, first), has_writer(folder, second)) == (False, True)
 
 
@@ -200,7 +201,8 @@ def test_closed_spool_opens_another_segment(folder: Path, make: Callable[..., Sp
 FORKING = """
 import os, sys
 from pathlib import Path
-from wsgi_tracker.spool import LOOK_BYTES, Spool
+from wsgi_tracker.own_segment import LOOK_BYTES
+from wsgi_tracker.spool import Spool
 
 spool, line = Spool(Path(sys.argv[1])), bytes.fromhex(sys.argv[2])
 spool.append(line)
@@ -439,10 +441,10 @@ def test_lines_and_names_are_on_the_disk_when_asked_for(
     spool = make(fsync=fsync, segment_bytes=5000)
 
     spool.append(LINE)
-    flags = [fcntl.fcntl(spool._fd, fcntl.F_GETFL)]
+    flags = [fcntl.fcntl(spool._segment.fd, fcntl.F_GETFL)]
     while len(segments(folder)) == 1:
         spool.append(LINE)
-    flags.append(fcntl.fcntl(spool._fd, fcntl.F_GETFL))
+    flags.append(fcntl.fcntl(spool._segment.fd, fcntl.F_GETFL))
 
     # The kernel syncs each write by itself: after a rotation, too.
     assert [bool(flag & os.O_DSYNC) for flag in flags] == [fsync] * 2
@@ -596,7 +598,8 @@ def test_error_is_logged_once_while_it_lasts(
 SHORT_WRITE = """
 import resource, signal, sys
 from pathlib import Path
-from wsgi_tracker.spool import LOOK_BYTES, Spool
+from wsgi_tracker.own_segment import LOOK_BYTES
+from wsgi_tracker.spool import Spool
 
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)

@@ -68,7 +68,7 @@ def test_idle_processes_leave_room_to_the_one_that_works(
     """Each held a segment that was stored, and together they were as much as there may be."""
     worker, *idle = writers(64, 400_000)
     for spool in idle:
-        while spool.append(GOOD) and spool._room > len(GOOD):
+        while spool.append(GOOD) and spool._segment.room > len(GOOD):
             pass
 
     kept = 0

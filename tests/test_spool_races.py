@@ -133,12 +133,12 @@ def test_spool_that_is_gone_keeps_no_descriptor(tmp_path: Path) -> None:
 def test_descriptor_of_a_closed_spool_is_used_again(tmp_path: Path) -> None:
     spool = Spool(tmp_path / "spool")
     spool.append(GOOD)
-    descriptor = spool._fd
+    descriptor = spool._segment.fd
     spool.close()
     os.fstat(descriptor)
     spool.append(GOOD)
 
-    assert spool._fd == descriptor
+    assert spool._segment.fd == descriptor
     spool.close()
 
 
@@ -176,8 +176,8 @@ def test_quiet_spool_finds_out_that_it_is_writable_again(
     monkeypatch.setattr("wsgi_tracker.spool.time.monotonic", lambda: now[0])
     spool = Spool(host.folder)
     spool.append(GOOD)
-    spool._path = Path("/dev/full")
-    os.dup2(unwritable := os.open(spool._path, os.O_WRONLY), spool._fd)
+    spool._segment._path = Path("/dev/full")
+    os.dup2(unwritable := os.open(spool._segment._path, os.O_WRONLY), spool._segment.fd)
     os.close(unwritable)
     assert not spool.append(GOOD)
 
