@@ -86,14 +86,16 @@ def test_closing_beside_threads_that_write_loses_no_visit_and_hits_no_stranger(
 ) -> None:
     """A stranger's file got the closed segment's number, and with it the lines of visits."""
     spool, kept, refused = Spool(host.folder), itertools.count(), itertools.count()
-    barrier, finished = threading.Barrier(4), []
+    barrier, finished, written = threading.Barrier(4), [], threading.Event()
     stranger = tmp_path / "stranger"
 
     def write() -> None:
         barrier.wait(PATIENCE_SECONDS)
         for _ in range(2000):
             next(kept if spool.append(GOOD) else refused)
+            written.set()
         finished.append(1)
+        written.set()
 
     threads = [threading.Thread(target=write) for _ in range(3)]
     for thread in threads:
@@ -102,7 +104,9 @@ def test_closing_beside_threads_that_write_loses_no_visit_and_hits_no_stranger(
     while len(finished) < len(threads):
         spool.close()
         fd = os.open(stranger, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        threading.Event().wait(0.0001)
+        written.clear()
+        if len(finished) < len(threads):
+            assert written.wait(PATIENCE_SECONDS)
         os.close(fd)
     for thread in threads:
         thread.join(PATIENCE_SECONDS)
