@@ -5,22 +5,19 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import nobody
 import pytest
 import webtest
 
 import wsgi_tracker
 from wsgi_tracker import ConfigurationError, Tracker, TrackerError, open_storage, wrap
 from wsgi_tracker.storage.schema import SCHEMA_VERSION
-
-NOBODY = 65534
 
 
 def hello(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
@@ -304,10 +301,10 @@ def test_database_that_is_locked_at_start_delays_but_loses_nothing(
     assert "locked" in caplog.messages[0]
 
 
-# Python itself may stand where nobody cannot read it, so all is imported before.
-AS_NOBODY = f"""
-import logging, os, sys, tempfile
+AS_NOBODY = """
+import logging, sys, tempfile
 from pathlib import Path
+from nobody import become_nobody
 from werkzeug.test import Client
 from wsgi_tracker import Tracker
 from wsgi_tracker.errors import ConfigurationError
@@ -325,9 +322,7 @@ with tempfile.TemporaryDirectory() as folder:
     serve(folder)
 logging.basicConfig(stream=sys.stdout, format="%(message)s")
 print("-----")
-if os.getuid() == 0:
-    os.setgid({NOBODY})
-    os.setuid({NOBODY})
+become_nobody()
 try:
     serve(sys.argv[1])
 except ConfigurationError as error:
@@ -344,21 +339,15 @@ def open_folder() -> Iterator[Path]:
             path.chmod(0o777)
 
 
-def served_by_nobody(folder: Path) -> str:
-    made = subprocess.run(
-        [sys.executable, "-c", AS_NOBODY, str(folder)],
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=60,
-    )
-    return made.stdout.partition("-----\n")[2]
+def served_by_nobody(folder: Path) -> list[str]:
+    said = nobody.run(AS_NOBODY, folder)
+    return said[said.index("-----") + 1 :]
 
 
 def test_folder_that_is_read_only_is_refused(open_folder: Path) -> None:
     open_folder.chmod(0o555)
 
-    said = served_by_nobody(open_folder)
+    (said,) = served_by_nobody(open_folder)
 
     assert said.startswith("refused: ")
     assert "folder that this process may write to" in said
@@ -384,7 +373,7 @@ def test_application_starts_where_what_it_has_used_became_read_only(
     if closed is not None:
         (open_folder / closed).chmod(0o555 if closed != "visits.db" else 0o444)
 
-    said = served_by_nobody(open_folder).splitlines()
+    said = served_by_nobody(open_folder)
     (health,) = (json.loads(line) for line in said if line.startswith("{"))
 
     assert "hello" in said

@@ -23,15 +23,8 @@ from wsgi_tracker.process import new_lock
 from wsgi_tracker.retention import Retention
 
 
-class AfterIngest:
+class AfterIngest(BeforeIngest):
     """Real storage; ``act`` runs after each batch was stored."""
-
-    def __init__(self, storage: Any, act: Callable[[], None]) -> None:
-        self._storage = storage
-        self._act = act
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._storage, name)
 
     def ingest(self, *args: Any, **options: Any) -> Any:
         self._storage.ingest(*args, **options)
