@@ -192,6 +192,24 @@ def test_visits_are_ingested_though_deciding_fails(
     assert classes_of(host) == {CHROME: None}
 
 
+def test_worker_that_ends_while_it_decides_keeps_what_was_rejected(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The batch was counted, and its rejected line taken back."""
+
+    def end(*args: Any) -> None:
+        raise SystemExit
+
+    host.segment(lines([CHROME]) + b"5\n")
+    monkeypatch.setattr(host.storage._decisions, "after", end)  # type: ignore[attr-defined]
+
+    with pytest.raises(SystemExit):
+        host.ingester.run_once()
+
+    assert host.hits() == 1
+    assert host.rejected() == b"5\n"
+
+
 def test_visit_inserted_through_the_view_gets_its_class(host: Host) -> None:
     sql(
         host,

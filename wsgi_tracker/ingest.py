@@ -198,17 +198,12 @@ class Ingester:
         # Locked before their size is read: nothing can be added to what is read to its end.
         orphaned = [segment for segment in reading.segments if segment.lock()]
         durable = self._durable or bool(orphaned)
-        self._rejected.begin()
-        try:
-            self._storage.ingest(
-                [segment.id for segment in reading.segments],
-                reading.read,
-                durable=durable,
-                keep=partial(self._rejected.keep, sync=durable),
-            )
-        except BaseException:  # it is tried again, and finds the same lines
-            self._rejected.undo()
-            raise
+        self._storage.ingest(
+            [segment.id for segment in reading.segments],
+            reading.read,
+            durable=durable,
+            kept=partial(self._rejected.kept, sync=durable),
+        )
         for segment in reading.finished:
             segment.unlink()
 

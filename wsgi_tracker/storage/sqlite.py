@@ -6,7 +6,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, nullcontext, suppress
+from contextlib import ExitStack, closing, contextmanager, nullcontext, suppress
 from pathlib import Path
 
 from ..agents import NO_CLASSES, ClassFilter, data_version, load_classifier
@@ -14,7 +14,7 @@ from ..errors import ConfigurationError, Outage, StorageError, logger
 from ..period import Granularity
 from ..reports import EndpointStats, Summary, TrendBucket
 from ..visit import Visit
-from . import KeepLines, ReadBatch, StorageFacts, raw
+from . import KeptLines, ReadBatch, StorageFacts, raw
 from .classes import Decisions, Reclassification, read_data_version
 from .faults import explain, is_passing, storage_errors
 from .intake import CREATE_BATCH, forget_segments, read_positions, store_batch
@@ -129,22 +129,23 @@ class SQLiteStorage:
         read: ReadBatch,
         *,
         durable: bool,
-        keep: KeepLines = lambda lines: None,
+        kept: KeptLines = nullcontext,
     ) -> None:
         """See :meth:`wsgi_tracker.storage.Storage.ingest`."""
         with storage_errors(self.database), self._pool.writer() as connection:
             # FULL syncs the log at COMMIT; it cannot be set within a transaction.
             connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
-            with transaction(connection):
-                batch = read(read_positions(connection, segments))
-                rejected = store_batch(connection, batch, self._max_endpoints)
-                self._forget_segments(connection)
-                if rejected:
-                    keep(rejected)
-                self._decisions.within(connection)
-            if not self._pool.is_current(connection):
-                self._inode = NO_FILE  # its number may be given to the new one
-                raise StorageError(f"{self.database} was deleted or replaced meanwhile")
+            with ExitStack() as keeping:
+                with transaction(connection):
+                    batch = read(read_positions(connection, segments))
+                    rejected = store_batch(connection, batch, self._max_endpoints)
+                    self._forget_segments(connection)
+                    self._decisions.within(connection)
+                    if rejected:
+                        keeping.enter_context(kept(rejected))
+                if not self._pool.is_current(connection):
+                    self._inode = NO_FILE  # its number may be given to the new one
+                    raise StorageError(f"{self.database} was deleted or replaced meanwhile")
             self._decisions.after(connection)
 
     def _forget_segments(self, connection: sqlite3.Connection) -> None:
