@@ -10,6 +10,7 @@ import logging
 import os
 import re
 import shutil
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -366,16 +367,34 @@ def test_rotation_puts_a_deleted_segment_back(folder: Path, make: Callable[..., 
     assert ingest_after(spool, folder) == {"recorded": kept}
 
 
+KILLED = """
+import os, shutil, signal, sys
+from pathlib import Path
+from wsgi_tracker.spool import Spool
+
+folder, line = Path(sys.argv[1]), bytes.fromhex(sys.argv[2])
+spool = Spool(folder)
+spool.append(line)
+shutil.rmtree(folder)
+os.fsync = lambda fd: os.kill(os.getpid(), signal.SIGKILL)  # of what is put back, not yet named
+spool.tend()
+"""
+
+
 def test_what_a_killed_process_had_nearly_put_back_is_stored(
     folder: Path, make: Callable[..., Spool]
 ) -> None:
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED, folder, LINE.hex()],
+        check=False,
+        timeout=PATIENCE_SECONDS,
+    )
+    left = list(folder.glob("*.restoring"))
     spool = make()
     spool.append(LINE)
-    (name,) = segments(folder)
-    spool.close()
-    (folder / name).rename((folder / name).with_suffix(".restoring"))
-    spool.append(LINE)
 
+    assert killed.returncode == -signal.SIGKILL
+    assert len(left) == 1
     assert ingest_after(spool, folder) == {"recorded": 2}
     assert not list(folder.glob("*.restoring"))
 
