@@ -13,7 +13,7 @@ ORDER = """
     errors options process addresses exclusions visitors endpoints visit agents period reports
     integrations integrations.django integrations.falcon integrations.pyramid
     storage storage.faults storage.lines storage.pool storage.schema storage.settings storage.migrations
-    storage.intake storage.purge storage.classes storage.raw storage.sqlite
+    storage.intake storage.purge storage.classes storage.facts storage.raw storage.sqlite
     secret identity segments mounts rescue batches rejected hostlock own_segment spool recorder retention ingest forget ingest_thread health observation query auth api middleware
     __init__ demo __main__
 """.split()

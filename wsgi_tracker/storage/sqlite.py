@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager, nullcontext, suppress
+from contextlib import ExitStack, closing, contextmanager, nullcontext
 from pathlib import Path
 
 from ..agents import NO_CLASSES, ClassFilter, data_version, load_classifier
@@ -15,7 +14,8 @@ from ..period import Granularity
 from ..reports import EndpointStats, Summary, TrendBucket
 from ..visit import Visit
 from . import KeptLines, ReadBatch, StorageFacts, raw
-from .classes import Decisions, Reclassification, read_data_version
+from .classes import Decisions, Reclassification
+from .facts import is_readable_by_others, read_facts
 from .faults import explain, is_passing, storage_errors
 from .intake import CREATE_BATCH, forget_segments, read_positions, store_batch
 from .migrations import migrate
@@ -60,16 +60,6 @@ START_PATIENCE_SECONDS = 10.0
 FORGET_EVERY_SECONDS = 3600.0
 LOG_PATIENCE_SECONDS = 10.0
 
-# The address only where it is that of all of them.
-NEWEST = """
-SELECT visits, agents, (SELECT ip_address FROM ip_addresses WHERE id = only_address_id) FROM (
-    SELECT count(*) AS visits, count(DISTINCT user_agent_id) AS agents, CASE
-        WHEN min(ip_address_id) = max(ip_address_id) AND count(ip_address_id) = count(*)
-        THEN min(ip_address_id) END AS only_address_id
-    FROM (SELECT user_agent_id, ip_address_id FROM visits WHERE timestamp >= ?
-        ORDER BY timestamp DESC LIMIT 1000))"""
-INGESTED = "SELECT name, value FROM settings WHERE name IN ('last_ingest', 'ingesting_pid')"
-
 
 class SQLiteStorage:
     """A :class:`~wsgi_tracker.storage.Storage` in the file ``database``."""
@@ -98,7 +88,7 @@ class SQLiteStorage:
         self._decisions = Decisions()
         self._try(used_before)
         self._patience_seconds = BUSY_TIMEOUT_SECONDS
-        if self._is_readable_by_others():
+        if is_readable_by_others(database):
             logger.warning("other users of this host can read %s: chmod 600 it", database)
 
     def _try(self, used_before: bool) -> None:
@@ -166,33 +156,7 @@ class SQLiteStorage:
     def facts(self, segments: Sequence[str]) -> StorageFacts:
         """See :meth:`wsgi_tracker.storage.Storage.facts`."""
         with self._read() as connection:
-            ingested: dict[str, int] = dict(connection.execute(INGESTED))
-            return StorageFacts(
-                dict(connection.execute("SELECT name, value FROM counts")),
-                read_positions(connection, segments),
-                ingested.get("last_ingest"),
-                ingested.get("ingesting_pid"),
-                read_setting(connection, "replaced_at"),
-                self._size_bytes(),
-                self._is_readable_by_others(),
-                schema_version(connection),
-                read_setting(connection, "retention_days") or FOR_EVER,
-                read_data_version(connection),
-                *connection.execute(NEWEST, (first_shown(connection, 0),)).fetchone(),
-            )
-
-    def _size_bytes(self) -> int:
-        size = 0
-        for suffix in ("", "-wal"):
-            with suppress(FileNotFoundError):
-                size += os.stat(f"{self.database}{suffix}").st_size
-        return size
-
-    def _is_readable_by_others(self) -> bool:
-        try:
-            return bool(os.stat(self.database).st_mode & 0o044)
-        except FileNotFoundError:
-            return False
+            return read_facts(connection, self.database, segments)
 
     def secret(self) -> bytes:
         """See :meth:`wsgi_tracker.storage.Storage.secret`."""
