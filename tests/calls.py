@@ -97,6 +97,26 @@ def check_endpoint(
     return visit
 
 
+# Begins a script that runs in a process of its own, and makes a ``tracker`` of ``hello``.
+ASKING = """
+import json
+from wsgiref.util import setup_testing_defaults
+from wsgi_tracker import Tracker
+
+def hello(environ, start_response):
+    start_response("200 OK", [])
+    return [b""]
+
+def ask(path):
+    environ = {"PATH_INFO": path}
+    setup_testing_defaults(environ)
+    return b"".join(tracker(environ, lambda status, headers, exc_info=None: print))
+
+def hits():
+    return json.loads(ask("/api/tracking/summary"))["total_hits"]
+"""
+
+
 class Body:
     """An application's body that counts what is done to it."""
 

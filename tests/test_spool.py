@@ -51,14 +51,6 @@ def make(folder: Path) -> Iterator[Callable[..., Spool]]:
         spool.close()
 
 
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Return the spool's monotonic clock; tests set its only item."""
-    now = [1000.0]
-    monkeypatch.setattr("wsgi_tracker.spool.time.monotonic", lambda: now[0])
-    return now
-
-
 def segments(folder: Path) -> set[str]:
     return {path.name for path in folder.glob(f"*{SUFFIX}")}
 
@@ -478,7 +470,7 @@ def test_lines_and_names_are_on_the_disk_when_asked_for(
 def test_no_segment_is_opened_for_a_second_after_a_failure(
     folder: Path,
     make: Callable[..., Spool],
-    clock: list[float],
+    spool_clock: list[float],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     spool = make()
@@ -486,10 +478,10 @@ def test_no_segment_is_opened_for_a_second_after_a_failure(
     fill_disk(spool)
 
     refused = [spool.append(LINE) for _ in range(3)]
-    clock[0] += 0.999
+    spool_clock[0] += 0.999
     refused.append(spool.append(LINE))
     within, was_writable = len(segments(folder)), spool.writable
-    clock[0] += 0.001
+    spool_clock[0] += 0.001
     kept = spool.append(LINE)
 
     assert (refused, within, was_writable) == ([False] * 4, 1, False)
@@ -508,7 +500,7 @@ def ingest_after(spool: Spool, folder: Path) -> dict[str, int]:
 
 
 def test_drops_are_remembered_until_they_can_be_written(
-    folder: Path, make: Callable[..., Spool], clock: list[float]
+    folder: Path, make: Callable[..., Spool], spool_clock: list[float]
 ) -> None:
     folder.write_text("no folder")
     spool = make()
@@ -518,7 +510,7 @@ def test_drops_are_remembered_until_they_can_be_written(
         spool.write_counts()
     spool.close()
     folder.unlink()
-    clock[0] += 1
+    spool_clock[0] += 1
     assert spool.append(LINE)
 
     assert ingest_after(spool, folder) == {"recorded": 1, "dropped": 5}
@@ -539,7 +531,7 @@ def test_drops_of_a_process_that_recorded_nothing_are_counted(
 def test_error_that_names_another_file_each_time_is_logged_once(
     folder: Path,
     make: Callable[..., Spool],
-    clock: list[float],
+    spool_clock: list[float],
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -554,14 +546,17 @@ def test_error_that_names_another_file_each_time_is_logged_once(
         patch.setattr(os, "open", refuse)
         for _ in range(3):
             spool.append(LINE)
-            clock[0] += 1
+            spool_clock[0] += 1
 
     assert len(caplog.messages) == 1
     assert "Permission denied; make room" in caplog.messages[0]
 
 
 def test_full_spool_takes_visits_again_once_it_was_ingested(
-    folder: Path, make: Callable[..., Spool], clock: list[float], caplog: pytest.LogCaptureFixture
+    folder: Path,
+    make: Callable[..., Spool],
+    spool_clock: list[float],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     spool = make(max_bytes=20_000)
     kept = sum(spool.append(LINE) for _ in range(500))
@@ -569,7 +564,7 @@ def test_full_spool_takes_visits_again_once_it_was_ingested(
     spool.write_counts()
 
     first = ingest(folder)
-    clock[0] += 1
+    spool_clock[0] += 1
     kept += sum(spool.append(LINE) for _ in range(10))
 
     assert 20_000 <= size <= 20_000 + 4096
@@ -601,14 +596,17 @@ def test_threads_at_a_full_spool_lose_no_count(folder: Path, make: Callable[...,
 
 
 def test_error_is_logged_once_while_it_lasts(
-    folder: Path, make: Callable[..., Spool], clock: list[float], caplog: pytest.LogCaptureFixture
+    folder: Path,
+    make: Callable[..., Spool],
+    spool_clock: list[float],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     folder.write_text("no folder")
     spool = make()
 
     for _ in range(5):
         spool.append(LINE)
-        clock[0] += 1
+        spool_clock[0] += 1
 
     assert [record.levelno for record in caplog.records] == [logging.ERROR]
     assert str(folder) in caplog.text

@@ -173,11 +173,9 @@ def test_full_spool_takes_the_counts_of_a_process_that_has_no_segment(host: Host
 
 
 def test_quiet_spool_finds_out_that_it_is_writable_again(
-    host: Host, monkeypatch: pytest.MonkeyPatch
+    host: Host, spool_clock: list[float]
 ) -> None:
     """After one short write, reports said for ever that visits are dropped."""
-    now = [1000.0]
-    monkeypatch.setattr("wsgi_tracker.spool.time.monotonic", lambda: now[0])
     spool = Spool(host.folder)
     spool.append(GOOD)
     spool._segment._path = Path("/dev/full")
@@ -188,7 +186,7 @@ def test_quiet_spool_finds_out_that_it_is_writable_again(
     seen = [spool.writable]
     spool.tend()  # counts alone prove nothing
     seen.append(spool.writable)
-    now[0] += 1
+    spool_clock[0] += 1
     seen.append(spool.writable)
 
     assert seen == [False, False, True]
