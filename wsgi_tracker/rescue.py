@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 from .errors import Outage, logger
-from .segments import ADVICE, SUFFIX, header, is_at, make_folder, sync_folders, write_whole
+from .segments import SUFFIX, WRITE_ADVICE, header, is_at, make_folder, sync_folders, write_whole
 
 RESTORING = ".restoring"
 DAMAGED = (
@@ -51,7 +51,7 @@ class Rescue:
                 damaged, self._damaged = self._damaged, False
                 self._restore()
         except OSError as error:
-            self._outage.report(f"{error.strerror or error}; {ADVICE}")
+            self._outage.report(f"{error.strerror or error}; {WRITE_ADVICE}")
         else:
             self._outage.over()
         if damaged:

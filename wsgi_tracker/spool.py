@@ -22,7 +22,7 @@ from .errors import Outage
 from .own_segment import SMALLEST_SEGMENT_BYTES, OwnSegment
 from .process import new_lock, watch_forks
 from .rescue import Rescue, adopt_restored
-from .segments import ADVICE, counts_line, make_folder, segment_sizes, write_whole
+from .segments import WRITE_ADVICE, counts_line, make_folder, segment_sizes, write_whole
 
 SEGMENT_BYTES = 8 << 20
 RETRY_SECONDS = 1.0
@@ -200,7 +200,7 @@ class Spool:
     def _report(self, problem: OSError) -> None:
         # Without the name of the file, which is another one at each attempt.
         reason = problem.strerror
-        self._outage.report(f"{reason}; {ADVICE}" if reason else str(problem))
+        self._outage.report(f"{reason}; {WRITE_ADVICE}" if reason else str(problem))
 
     def _make_room(self) -> bool:
         """Look at the segment, as now and then; write on in it, or open another."""
