@@ -142,26 +142,26 @@ def test_user_agent_is_decided_once(host: Host) -> None:
     assert Counter(asked) == {CHROME: 1, "curl/8": 1}
 
 
-def test_more_new_user_agents_than_there_is_time_for_wait_their_turn(
+def test_new_user_agents_that_come_too_fast_stay_unknown_until_all_are_classified_anew(
     host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     host.segment(lines([CHROME]))
     host.ingest()
-    monkeypatch.setattr(classes, "DECIDE_SECONDS", 0.0)
-    monkeypatch.setattr(classes, "REST_SECONDS", 0.0)
     names = [f"curl/{n}" for n in range(4)]
     host.segment(lines(names))
+    with monkeypatch.context() as patch:
+        patch.setattr(classes, "DECIDE_SECONDS", 0.0)
+        patch.setattr(classes, "REST_SECONDS", 0.0)
+        host.ingester.run_once()
 
-    host.ingester.run_once()
-    hits, decided = host.hits(), classes_of(host)
+    decided = classes_of(host)
     unknown = host.storage.summary(0, ClassFilter("unknown")).total_hits
-    for _ in range(3):
-        host.segment(b"")
-        host.ingest()
+    rules = sql(host, "SELECT DISTINCT rule FROM user_agents WHERE class = 'unknown'")
+    for _ in host.storage.reclassify():
+        pass
 
-    assert (hits, unknown) == (5, 3)
-    assert decided == {CHROME: "human", **dict.fromkeys(names), names[-1]: "tool"}  # the newest
-    assert classes_of(host) == {CHROME: "human", **dict.fromkeys(names, "tool")}
+    assert decided == {CHROME: "human", **dict.fromkeys(names, "unknown"), names[-1]: "tool"}
+    assert (unknown, rules) == (3, [("too many at once",)])
     assert host.storage.summary(0, ClassFilter("tool")).total_hits == 4
 
 
@@ -176,13 +176,20 @@ def test_new_user_agents_beyond_a_transaction_follow_in_others_at_once(
     assert set(classes_of(host).values()) == {"tool"}
 
 
+@pytest.mark.parametrize(
+    ("name", "statement"),
+    [
+        pytest.param("UNDECIDED", "SELECT id FROM nothing LIMIT ?", id="reading"),
+        pytest.param("STORE", "UPDATE nothing SET a = ?, b = ?, c = ?, d = ?, e = ?", id="storing"),
+    ],
+)
 def test_visits_are_ingested_though_deciding_fails(
-    host: Host, monkeypatch: pytest.MonkeyPatch
+    name: str, statement: str, host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The batch was committed before: what was rejected in it must be kept."""
     host.storage._counting._decisions._classify = None  # type: ignore[attr-defined]
     with monkeypatch.context() as patch:
-        patch.setattr(classes, "STORE", "UPDATE nothing SET class = ?, a = ?, b = ?, c = ?, d = ?")
+        patch.setattr(classes, name, statement)
         segment = host.segment(lines([CHROME]) + b"5\n")
         host.ingester.run_once()
 
@@ -190,6 +197,24 @@ def test_visits_are_ingested_though_deciding_fails(
     assert host.rejected() == b"5\n"
     assert not segment.exists()
     assert classes_of(host) == {CHROME: None}
+
+
+def test_worker_that_ends_while_it_decides_keeps_what_was_rejected(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The batch was counted, and its rejected line taken back."""
+
+    def end(*args: Any) -> None:
+        raise SystemExit
+
+    host.segment(lines([CHROME]) + b"5\n")
+    monkeypatch.setattr(host.storage._decisions, "after", end)  # type: ignore[attr-defined]
+
+    with pytest.raises(SystemExit):
+        host.ingester.run_once()
+
+    assert host.hits() == 1
+    assert host.rejected() == b"5\n"
 
 
 def test_visit_inserted_through_the_view_gets_its_class(host: Host) -> None:

@@ -9,6 +9,7 @@ import math
 import secrets
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, TypeAlias
@@ -52,8 +53,9 @@ class StorageFacts:
     """What storage knows of itself, at one moment.
 
     ``last_ingest`` is in microseconds since the epoch, ``retention_days`` 0 where visits are kept
-    for ever; ``replaced_at`` is when it was noticed that the file is not the one it was. ``newest_visits`` is how many of the newest
-    visits were looked at; ``only_address`` is the one that all of them came from, if it is one.
+    for ever; ``replaced_at`` is when it was noticed that the file is not the one it was.
+    ``newest_visits`` is how many of the newest visits were looked at; ``only_address`` is the one
+    that all of them came from, if it is one.
     ``agents_data`` names the data that classified the user agents, those that are newer excepted.
     """
 
@@ -73,7 +75,7 @@ class StorageFacts:
 
 
 ReadBatch: TypeAlias = Callable[[Positions], Batch]
-KeepLines: TypeAlias = Callable[[Sequence[bytes]], None]
+KeptLines: TypeAlias = Callable[[Sequence[bytes]], AbstractContextManager[object]]
 
 
 class Storage(Protocol):
@@ -95,13 +97,14 @@ class Storage(Protocol):
         read: ReadBatch,
         *,
         durable: bool,
-        keep: KeepLines = lambda lines: None,
+        kept: KeptLines = nullcontext,
     ) -> None:
         """Take in, exactly once, what ``read`` returns for the positions of these segments.
 
         They are those that :meth:`positions` returns, within the transaction. Lines that are no
-        visits are counted, and given to ``keep`` before the commit. ``durable`` asks that this batch, and all before it,
-        survive a power cut when the call returns. Raises :exc:`HardBatchError`.
+        visits are counted, and ``kept(lines)`` is entered before the commit, and left behind it, by
+        the exception where it fails. ``durable`` asks that this batch, and all before it, survive a
+        power cut when the call returns. Raises :exc:`HardBatchError`.
         """
 
     def count(self) -> bool:

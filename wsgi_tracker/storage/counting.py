@@ -32,8 +32,8 @@ class Counting:
 
     def after(self, connection: sqlite3.Connection) -> None:
         """Do what was too much; the batch is stored, whatever happens here."""
-        if self._decisions.are_due(connection):
-            with suppress(sqlite3.Error, StorageError):
+        with suppress(sqlite3.Error, StorageError):
+            if self._decisions.are_due(connection):
                 self.step(connection)
 
     def step(self, connection: sqlite3.Connection) -> bool:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from ..errors import StorageError, logger
@@ -20,6 +19,7 @@ from .schema import (
     create_schema,
     make_file,
     other_schema,
+    refuse_foreign,
     require_schema,
     schema_version,
     transaction,
@@ -32,7 +32,6 @@ BUSY_TIMEOUT_SECONDS = 0.5
 # Workers that start together wait for the one that makes the schema; a request does not.
 START_PATIENCE_SECONDS = 10.0
 LOG_PATIENCE_SECONDS = 10.0
-READABLE_BY_OTHERS = 0o044
 
 
 class Database:
@@ -94,27 +93,13 @@ class Database:
         # On a connection of its own, whatever the schema: visits must be encoded even where they
         # cannot be stored until an upgrade is complete. It is asked for in a request: no waiting.
         with storage_errors(self.path), closing(self._open(timeout_seconds=0.05)) as connection:
+            refuse_foreign(connection)
             if not schema_version(connection):
                 create_schema(connection, self._make_secret, patience_seconds=0)
             row = connection.execute("SELECT value FROM settings WHERE name = 'secret'").fetchone()
         if row is None:
             raise StorageError(f"{self.path} has no secret")
         return bytes(row[0])
-
-    def size_bytes(self) -> int:
-        """Return how large the file is, its log included."""
-        size = 0
-        for suffix in ("", "-wal"):
-            with suppress(FileNotFoundError):
-                size += os.stat(f"{self.path}{suffix}").st_size
-        return size
-
-    def is_readable_by_others(self) -> bool:
-        """Return whether other users of the host can read it."""
-        try:
-            return bool(os.stat(self.path).st_mode & READABLE_BY_OTHERS)
-        except FileNotFoundError:
-            return False
 
     def empty_log(self) -> None:
         """Move all that is in the log to the file, and cut it; readers may be in the way."""
@@ -158,6 +143,7 @@ class Database:
     def _prepare(self, connection: PooledConnection, writing: bool) -> None:
         # What is no UTF-8 was put in by hand; a report must not fail on it.
         connection.text_factory = lambda data: data.decode("utf-8", "replace")
+        refuse_foreign(connection)
         version = schema_version(connection)
         if version > SCHEMA_VERSION:
             raise other_schema(connection, version)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 
 from ..agents import NO_CLASSES, ClassFilter, data_version, load_classifier
@@ -13,12 +13,13 @@ from ..errors import ConfigurationError, Outage, StorageError, logger
 from ..period import Granularity
 from ..reports import EndpointStats, Summary, TrendBucket
 from ..visit import Visit
-from . import KeepLines, ReadBatch, StorageFacts, counted, raw
+from . import KeptLines, ReadBatch, StorageFacts, counted, raw
 from .check import first_difference
-from .classes import Reclassification, read_data_version
+from .classes import Reclassification
 from .counters import start_anew
 from .counting import Counting
 from .database import Database
+from .facts import is_readable_by_others, read_facts
 from .faults import explain, is_passing
 from .intake import forget_segments, read_positions, store_batch
 from .purge import (
@@ -33,7 +34,7 @@ from .purge import (
     phases_for_user,
     store_retention,
 )
-from .schema import schema_version, transaction
+from .schema import transaction
 from .settings import (
     configure_settings,
     keep_settings,
@@ -43,16 +44,6 @@ from .settings import (
 
 OLDEST_SQLITE = (3, 34, 0)
 FORGET_EVERY_SECONDS = 3600.0
-
-# The address only where it is that of all of them.
-NEWEST = """
-SELECT visits, agents, (SELECT ip_address FROM ip_addresses WHERE id = only_address_id) FROM (
-    SELECT count(*) AS visits, count(DISTINCT user_agent_id) AS agents, CASE
-        WHEN min(ip_address_id) = max(ip_address_id) AND count(ip_address_id) = count(*)
-        THEN min(ip_address_id) END AS only_address_id
-    FROM (SELECT user_agent_id, ip_address_id FROM visits WHERE timestamp >= ?
-        ORDER BY timestamp DESC LIMIT 1000))"""
-INGESTED = "SELECT name, value FROM settings WHERE name IN ('last_ingest', 'ingesting_pid')"
 
 
 class SQLiteStorage:
@@ -78,7 +69,7 @@ class SQLiteStorage:
         self._counting = Counting()
         self._forget_at = 0.0
         self._try(used_before)
-        if self._file.is_readable_by_others():
+        if is_readable_by_others(database):
             logger.warning("other users of this host can read %s: chmod 600 it", database)
 
     def _try(self, used_before: bool) -> None:
@@ -106,20 +97,21 @@ class SQLiteStorage:
         read: ReadBatch,
         *,
         durable: bool,
-        keep: KeepLines = lambda lines: None,
+        kept: KeptLines = nullcontext,
     ) -> None:
         """See :meth:`wsgi_tracker.storage.Storage.ingest`."""
         with self._file.writer() as connection:
             # FULL syncs the log at COMMIT; it cannot be set within a transaction.
             connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
-            with transaction(connection):
-                batch = read(read_positions(connection, segments))
-                rejected = store_batch(connection, batch, self._max_endpoints)
-                self._forget_segments(connection)
-                if rejected:
-                    keep(rejected)
-                self._counting.within(connection)
-            self._file.require_current(connection)
+            with ExitStack() as keeping:
+                with transaction(connection):
+                    batch = read(read_positions(connection, segments))
+                    rejected = store_batch(connection, batch, self._max_endpoints)
+                    self._forget_segments(connection)
+                    self._counting.within(connection)
+                    if rejected:
+                        keeping.enter_context(kept(rejected))
+                self._file.require_current(connection)
             self._counting.after(connection)
 
     def _forget_segments(self, connection: sqlite3.Connection) -> None:
@@ -163,20 +155,7 @@ class SQLiteStorage:
     def facts(self, segments: Sequence[str]) -> StorageFacts:
         """See :meth:`wsgi_tracker.storage.Storage.facts`."""
         with self._file.read() as connection:
-            ingested: dict[str, int] = dict(connection.execute(INGESTED))
-            return StorageFacts(
-                dict(connection.execute("SELECT name, value FROM counts")),
-                read_positions(connection, segments),
-                ingested.get("last_ingest"),
-                ingested.get("ingesting_pid"),
-                read_setting(connection, "replaced_at"),
-                self._file.size_bytes(),
-                self._file.is_readable_by_others(),
-                schema_version(connection),
-                read_setting(connection, "retention_days") or FOR_EVER,
-                read_data_version(connection),
-                *connection.execute(NEWEST, (first_shown(connection, 0),)).fetchone(),
-            )
+            return read_facts(connection, self.database, segments)
 
     def secret(self) -> bytes:
         """See :meth:`wsgi_tracker.storage.Storage.secret`."""
