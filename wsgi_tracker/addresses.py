@@ -12,6 +12,8 @@ Address: TypeAlias = "ipaddress.IPv4Address | ipaddress.IPv6Address"
 Network: TypeAlias = "ipaddress.IPv4Network | ipaddress.IPv6Network"
 
 UNIX = "unix"
+# What stands for the address of a Unix socket: with gunicorn, waitress, Werkzeug's server.
+SOCKETS = ("", "localhost", "<local>")
 TRUNCATED_BITS = {4: 24, 6: 48}  # what is left of an address: a provider's street, no house
 
 
@@ -40,6 +42,8 @@ class TrustedProxies:
         ``Forwarded``: a proxy that sets only ``Forwarded`` must drop the client's own
         ``X-Forwarded-For``, or the client names itself.
         """
+        if peer in SOCKETS:
+            peer = ""
         if not self._trusts(peer):
             return _normal(peer)
         client = peer
@@ -51,6 +55,15 @@ class TrustedProxies:
             if not self._trusts(client):
                 break
         return _normal(client)
+
+    def trust_some_of(self, network: str) -> bool:
+        """Return whether an address of this network, or of a socket where it is empty, is trusted."""
+        if not network:
+            return self._unix
+        given = ipaddress.ip_network(network)
+        return any(
+            given.version == known.version and given.overlaps(known) for known in self._networks
+        )
 
     def _trusts(self, peer: str) -> bool:
         if not peer:

@@ -34,6 +34,7 @@ from .options import (
     check_spool_size,
 )
 from .process import threads_run
+from .proxies import ProxyCheck
 from .recorder import Recorder, UserFinder, user_finder
 from .retention import Retention
 from .secret import Secret
@@ -146,7 +147,10 @@ class Tracker:
         retention = Retention(self._storage, retention_days, time.time_ns)
         retention.declare()
         self._ingester = Ingester(self._storage, folder, durable=fsync, on_wake=self._spool.tend)
-        self._ingest_thread = IngestThread(self._ingester, retention, folder, max_spool_bytes)
+        proxy_check = ProxyCheck(self._storage, proxies, ip_addresses)
+        self._ingest_thread = IngestThread(
+            self._ingester, retention, folder, max_spool_bytes, on_ingest=proxy_check.look
+        )
         fragments = Fragments(
             visitors, exclusions, folds_not_found=folds_not_found, collapses_ids=collapse_ids
         )
@@ -163,7 +167,7 @@ class Tracker:
             self._storage,
             auth,
             self._ingester.catch_up,
-            HealthCheck(self._storage, self._spool, self._ingest_thread),
+            HealthCheck(self._storage, self._spool, self._ingest_thread, proxy_check),
             time.time_ns,
             unique_users_basis=DAILY if identity == DAILY else None,
         )
