@@ -62,6 +62,12 @@ def test_nearest_hop_that_is_no_trusted_proxy(
         ("for=_hidden", "10.1.1.1"),
         ("proto=https", "10.1.1.1"),
         ('for="', "10.1.1.1"),
+        ('for=1.1.1.1;x=", for=203.0.113.5', "203.0.113.5"),
+        ('for=203.0.113.5;host="a,for=1.1.1.1"', "203.0.113.5"),
+        ('host="a;for=1.1.1.1";for=203.0.113.5', "203.0.113.5"),
+        (r'for=203.0.113.5;host="a\",for=1.1.1.1;x=\""', "203.0.113.5"),
+        (r'for=203.0.113.5;host="a,for=1.1.1.1\\"', "203.0.113.5"),
+        (r'x=", for=203.0.113.5;host="a\",for=1.1.1.1"', "203.0.113.5"),
     ],
 )
 def test_forwarded_header_is_read(forwarded: str, client: str) -> None:

@@ -47,7 +47,7 @@ class TrustedProxies:
         if not self._trusts(peer):
             return _normal(peer)
         client = peer
-        for hop in reversed(list(_hops(forwarded_for, forwarded))):
+        for hop in _hops(forwarded_for, forwarded):
             address = parse_address(hop)
             if address is None:
                 break
@@ -121,16 +121,40 @@ def _normal(peer: str) -> str:
 
 
 def _hops(forwarded_for: str | None, forwarded: str | None) -> Iterator[str]:
+    """Return who asked whom, the nearest first."""
     if forwarded_for is not None:
-        yield from (hop.strip() for hop in forwarded_for.split(","))
+        yield from map(str.strip, reversed(forwarded_for.split(",")))
     elif forwarded is not None:
-        yield from (_for_parameter(element) for element in forwarded.split(","))
+        yield from map(_for_parameter, _split(forwarded, ","))
 
 
 def _for_parameter(element: str) -> str:
     """Return the ``for=`` parameter of one element of a Forwarded header (RFC 7239)."""
-    for pair in element.split(";"):
+    for pair in _split(element, ";"):
         name, _, value = pair.partition("=")
         if name.strip().lower() == "for":
             return value.strip().strip('"')
     return ""
+
+
+def _split(text: str, separator: str) -> Iterator[str]:
+    """Split from the right, but not within quotes.
+
+    What a proxy appended has its quotes in pairs, though the client chose what they hold, its
+    ``Host`` for one; what the client sent may have one too many.
+    """
+    is_quoted, end = False, len(text)
+    for place in range(len(text) - 1, -1, -1):
+        if text[place] == '"' and not _is_escaped(text, place):
+            is_quoted = not is_quoted
+        elif text[place] == separator and not is_quoted:
+            yield text[place + 1 : end]
+            end = place
+    yield text[:end]
+
+
+def _is_escaped(text: str, place: int) -> bool:
+    start = place
+    while start and text[start - 1] == "\\":
+        start -= 1
+    return (place - start) % 2 == 1
