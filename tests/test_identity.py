@@ -148,6 +148,29 @@ def test_process_that_is_behind_at_midnight_leaves_the_next_secret_alone(
     assert [path.name for path in tmp_path.iterdir()] == ["secret-2025-08-14"]
 
 
+@pytest.mark.parametrize("damage", [b"", b"a" * 31, bytes(32)])
+def test_secret_of_the_day_that_is_damaged_is_said(damage: bytes, tmp_path: Path) -> None:
+    (tmp_path / "secret-2025-08-13").write_bytes(damage)
+
+    with pytest.raises(StorageError, match="secret-2025-08-13 is damaged, delete it"):
+        DailySecret(tmp_path).of(DAY)
+
+
+def test_secret_that_is_made_and_deleted_at_midnight_is_that_of_the_next_day(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    link = os.link
+
+    def link_early(*paths: Any) -> None:
+        monkeypatch.setattr(os, "link", link)
+        link(*paths)
+        DailySecret(tmp_path).of(DAY + 1)
+
+    monkeypatch.setattr(os, "link", link_early)
+
+    assert DailySecret(tmp_path).of(DAY) == DailySecret(tmp_path).of(DAY + 1)
+
+
 def test_secret_that_is_being_overwritten_is_none(tmp_path: Path) -> None:
     """Its zeros were taken for a secret that everybody knows."""
     secret = DailySecret(tmp_path).of(DAY + 1)

@@ -83,20 +83,19 @@ class DailySecret:
     def _of(self, day: date) -> bytes:
         # At midnight another process may be ahead by a moment.
         today, tomorrow = self._path(day), self._path(day + timedelta(days=1))
-        secret = _read(today) or _read(tomorrow) or self._make(today)
+        secret = _read(today) or _read(tomorrow) or self._make(today) or _read(tomorrow)
+        if secret is None:
+            raise OSError(f"{today} is damaged, delete it")
         # Each process does, as the one that made it may have been killed before.
         for old in self._folder.glob(self._path(None).name):
             if old not in (today, tomorrow):
                 _shred(old)
         return secret
 
-    def _make(self, path: Path) -> bytes:
+    def _make(self, path: Path) -> bytes | None:
         with suppress(FileExistsError), _written(path, random_secret()) as written:
             os.link(written, path)  # unless another process was first
-        secret = _read(path)
-        if secret is None:
-            raise OSError(f"{path} is damaged, delete it")
-        return secret
+        return _read(path)
 
     def _path(self, day: date | None) -> Path:
         return self._folder / f"secret-{day or '*'}"
