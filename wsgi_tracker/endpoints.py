@@ -101,28 +101,37 @@ def _bottle(environ: WSGIEnvironment) -> str:
     return UNMATCHED if route is None else _mounted(environ, route.rule)
 
 
-def _routing_args(environ: WSGIEnvironment) -> str:
-    """Put names back in place of values: ``wsgiorg.routing_args`` holds values, no template."""
+def _routing_args(environ: WSGIEnvironment) -> str | None:
+    """Put names back in place of values: ``wsgiorg.routing_args`` holds values, no template.
+
+    Without any, the path itself is one, or nothing matched.
+    """
     positional, named = environ["wsgiorg.routing_args"]
-    path = _text(environ.get("PATH_INFO", ""))
-    # Routes puts the names of its handlers beside the arguments; they stand in many paths.
+    # Routes puts an object there, and the names of its handlers beside the arguments; they stand
+    # in many paths.
+    places = enumerate(positional) if isinstance(positional, (list, tuple)) else ()
     handlers = ("controller", "action")
     values = [(_text(str(value)), name) for name, value in named.items() if name not in handlers]
-    values += [(_text(str(value)), str(place)) for place, value in enumerate(positional)]
-    # Longest first, so that a value cannot be replaced within a longer one.
-    for value, name in sorted(values, key=lambda pair: -len(pair[0])):
+    values += [(_text(str(value)), str(place)) for place, value in places]
+    if not (values or named):
+        return None
+    # A router may have moved what it matched to SCRIPT_NAME.
+    path = _text(environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", ""))
+    # Longest first, so that a value cannot be replaced within a longer one; from the right, as a
+    # prefix that is no argument stands on the left.
+    values.sort(key=lambda pair: len(pair[0]))
+    for value, name in reversed(values):
         path = _replace_segments(path, value, "{" + name + "}")
-    return _mounted(environ, path)
+    return path
 
 
 def _replace_segments(path: str, value: str, name: str) -> str:
-    """Replace the first whole run of segments that equals ``value``."""
-    if not value.strip("/"):
+    """Replace the last whole run of segments that equals ``value``."""
+    value = value.strip("/")
+    found = f"{path}/".rfind(f"/{value}/")
+    if not value or found < 0:
         return path
-    found = f"{path}/".find(f"/{value.strip('/')}/")
-    if found < 0:
-        return path
-    return path[: found + 1] + name + path[found + 1 + len(value.strip("/")) :]
+    return path[: found + 1] + name + path[found + 1 + len(value) :]
 
 
 def _mounted(environ: WSGIEnvironment, rule: str) -> str:
