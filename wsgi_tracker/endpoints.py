@@ -48,8 +48,11 @@ def route_template(environ: WSGIEnvironment) -> str | None:
     """Return the template that the request matched, with the prefix it is mounted under."""
     if environ.get(EXPLICIT) is not None:
         return str(environ[EXPLICIT])
-    if "werkzeug.request" in environ:
-        return _werkzeug(environ)
+    # Any middleware may make a plain Werkzeug request, which has no url_rule; Flask leaves None
+    # behind when it is done.
+    request: Any = environ.get("werkzeug.request")
+    if request is not None and hasattr(request, "url_rule"):
+        return _werkzeug(environ, request)
     if "bottle.app" in environ:
         return _bottle(environ)
     if "wsgiorg.routing_args" in environ:
@@ -87,12 +90,8 @@ def _decided_by(decide: EndpointFinder) -> EndpointFinder:
     return find
 
 
-def _werkzeug(environ: WSGIEnvironment) -> str | None:
-    request: Any = environ["werkzeug.request"]
-    # Plain Werkzeug requests have no url_rule; Flask's is None when nothing matched: 404, 405
-    # and the router's own redirects.
-    if not hasattr(request, "url_rule"):
-        return None
+def _werkzeug(environ: WSGIEnvironment, request: Any) -> str:
+    # Flask's is None when nothing matched: 404, 405 and the router's own redirects.
     return UNMATCHED if request.url_rule is None else _mounted(environ, request.url_rule.rule)
 
 
