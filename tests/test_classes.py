@@ -244,7 +244,7 @@ def test_classes_of_older_data_are_named_and_brought_up_to_date(
     tracked: Callable[..., Tracker], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tracker = tracked()
-    app = webtest.TestApp(tracker)
+    app = webtest.TestApp(tracker, extra_environ={"REMOTE_ADDR": "8.8.8.8"})
     app.get("/", headers={"User-Agent": CHROME})
     app.get("/api/tracking/summary")
     with closing(sqlite3.connect(tracker._storage.database)) as connection, connection:
