@@ -221,7 +221,7 @@ def _class_warnings(facts: StorageFacts) -> list[str]:
     if facts.agents_data not in (None, data):
         return [
             f"user agents were classified by {facts.agents_data}, and {data} are installed: "
-            f"storage.reclassify() makes the old ones agree"
+            f"'python -m wsgi_tracker reclassify DATABASE' makes the old ones agree"
         ]
     return []
 
