@@ -73,6 +73,14 @@ def test_user_is_asked_for_when_the_application_knows(tracked: Tracked, tmp_path
     assert first == third != second
 
 
+def test_users_whose_long_names_begin_alike_are_two(tracked: Tracked, tmp_path: Path) -> None:
+    tracker = tracked(user="REMOTE_USER")
+    for end in ("ada", "bob"):
+        serve(tracker, environ(REMOTE_USER="x" * 2000 + end))
+
+    assert len(set(hashes(tmp_path))) == 2
+
+
 @pytest.mark.parametrize("user", [None, ""])
 def test_who_is_not_named_is_told_apart_by_address_and_agent(
     user: Any, tracked: Tracked, tmp_path: Path

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 # What an application sets: False leaves its request out, True takes it in whatever a rule says.
 RECORD = "wsgi_tracker.record"
 FORGET_FAULT_SECONDS = 60.0
+MAX_USER = 4096  # some are tokens, which begin alike
 DAY_NS = DAY * 1000
 
 UserFinder: TypeAlias = "Callable[[WSGIEnvironment], str | None]"
@@ -136,7 +137,7 @@ class Recorder:
                 user = self._user(seen.environ)
             except Exception as fault:  # the visitor counts as one who is not named
                 self.report(fault)
-        return (*seen.client, user and text(str(user)), self._day())
+        return (*seen.client, user and text(str(user), MAX_USER), self._day())
 
     def fault(self, fault: Exception) -> None:
         """Count a visit that could not be recorded, and log why."""
