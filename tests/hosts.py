@@ -71,10 +71,13 @@ def thread_of(
     *,
     retention: Retention | None = None,
     max_spool_bytes: int = 1 << 30,
+    on_ingest: Callable[[], None] = lambda: None,
 ) -> IngestThread:
     """Return a thread that is not started yet."""
     keeps_all = Retention(host.storage, None, time.time_ns)
-    return IngestThread(ingester, retention or keeps_all, host.folder, max_spool_bytes)
+    return IngestThread(
+        ingester, retention or keeps_all, host.folder, max_spool_bytes, on_ingest=on_ingest
+    )
 
 
 class BeforeIngest:

@@ -15,6 +15,7 @@ from wsgi_tracker.agents import CLASSES, MAX_PARSED, TAGS, Agent, Classifier, lo
 
 CHROME = "Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome"
 IPHONE = "Mozilla/5.0 (iPhone; CPU iPhone OS 17_4 like Mac OS X) AppleWebKit/605.1.15"
+ANDROID = "Mozilla/5.0 (Linux; Android 13; SM-S911B) AppleWebKit/537.36 (KHTML, like Gecko)"
 WEBKIT = "Mozilla/5.0 AppleWebKit/537.36 (KHTML, like Gecko; compatible;"
 REAL = {
     "human": [
@@ -31,6 +32,30 @@ REAL = {
         "Mozilla/4.0 (compatible; MSIE 8.0; Windows NT 6.1; Trident/4.0)",
         "Opera/9.80 (Windows NT 6.1; WOW64) Presto/2.12.388 Version/12.18",
         "Lynx/2.8.9rel.1 libwww-FM/2.14 SSL-MM/1.4.1",
+        "Dillo/3.1.1",
+        "Mozilla/5.0 (Windows NT 6.1; WOW64; Trident/7.0; rv:11.0) like Gecko",
+        f"{CHROME}/64.0.3282.140 Safari/537.36 Edge/18.17763",
+        f"{CHROME}/131.0.0.0 Safari/537.36 Vivaldi/7.0.3495.11",
+        f"{ANDROID} SamsungBrowser/27.0 Chrome/125.0.0.0 Mobile Safari/537.36",
+        f"{ANDROID} Version/4.0 Chrome/131.0.6778.104 Mobile Safari/537.36 "
+        "Instagram 361.0.0.46.88 Android (33/13; 480dpi; 1080x2125; samsung; SM-S911B; dm1q)",
+        f"{ANDROID} Version/4.0 Chrome/131.0 Mobile Safari/537.36;KAKAOTALK 2510850",
+        f"{IPHONE} (KHTML, like Gecko) Mobile/15E148 MicroMessenger/8.0.48(0x1800302d) NetType/WIFI",
+        f"{IPHONE} (KHTML, like Gecko) Mobile/15E148 Snapchat/12.80.0.38 (like Safari/8616.2.9)",
+        f"{IPHONE} (KHTML, like Gecko) Safari Line/14.3.0",
+        f"{IPHONE} (KHTML, like Gecko) GSA/343.0.696620236 Mobile/15E148 Safari/604.1",
+        "Mozilla/5.0 (Web0S; Linux/SmartTV) AppleWebKit/537.36 (KHTML, like Gecko) "
+        "Chrome/87.0.4280.88 Safari/537.36 WebAppManager",
+        "Mozilla/5.0 (Linux; Android 9; AFTMM Build/PS7659) AppleWebKit/537.36 (KHTML, like Gecko) "
+        "Silk/120.4.1 like Chrome/120.0.6099.230 Safari/537.36",
+        "Mozilla/5.0 (PlayStation; PlayStation 5/9.00) AppleWebKit/605.1.15 (KHTML, like Gecko) "
+        "Version/17.0 Safari/605.1.15",
+        "Mozilla/5.0 (PlayStation 4 3.11) AppleWebKit/537.73 (KHTML, like Gecko)",
+        "Mozilla/5.0 (Nintendo Switch; WifiWebAuthApplet) AppleWebKit/609.4 (KHTML, like Gecko) "
+        "NF/6.0.2.21.3 NintendoBrowser/5.1.0.22474",
+        "Mozilla/5.0 (Windows NT 10.0; Win64; x64; Xbox; Xbox One) AppleWebKit/537.36 (KHTML, like "
+        "Gecko) Chrome/131.0.0.0 Safari/537.36 Edg/131.0.0.0",
+        "Mozilla/5.0 (Mobile; Nokia_8110_4G; rv:48.0) Gecko/48.0 Firefox/48.0 KAIOS/2.5",
     ],
     "search": [
         "Mozilla/5.0 (compatible; Googlebot/2.1; +http://www.google.com/bot.html)",
@@ -51,6 +76,7 @@ REAL = {
         "CCBot/2.0 (https://commoncrawl.org/faq/)",
         f"{WEBKIT} Bytespider; spider-feedback@bytedance.com)",
         "meta-externalagent/1.1 (+https://developers.facebook.com/docs/sharing/webmasters/crawler)",
+        "SBIntuitionsBot/0.1",
         f"{WEBKIT} Amazonbot/0.1; +https://developer.amazon.com/support/amazonbot)",
     ],
     "ai_assistant": [
@@ -60,12 +86,17 @@ REAL = {
         f"{WEBKIT} PerplexityBot/1.0; +https://perplexity.ai/perplexitybot)",
         f"{WEBKIT} Perplexity-User/1.0; +https://perplexity.ai/perplexity-user)",
         f"{WEBKIT} MistralAI-User/1.0; +https://docs.mistral.ai/robots)",
+        f"{CHROME}/141.0.0.0 Safari/537.36 Agent-NovaAct/0.9",
+        f"{WEBKIT} GoogleAgent-URLContext)",
         "DuckAssistBot/1.2; (+http://duckduckgo.com/duckassistbot.html)",
     ],
     "feed": [
         "Feedly/1.0 (+http://www.feedly.com/fetcher.html; 16 subscribers; like FeedFetcher-Google)",
         "Mozilla/5.0 (compatible; Miniflux/2.0.50; +https://miniflux.app)",
         "NetNewsWire (RSS Reader; https://netnewswire.com/)",
+        "newsboat/2.33.0 (Linux x86_64)",
+        "Liferea/1.15.2 (Linux; https://lzone.de/liferea/) AppleWebKit (KHTML, like Gecko)",
+        "feedparser/6.0.10 +https://github.com/kurtmckee/feedparser/",
         "FreshRSS/1.23.1 (Linux; https://freshrss.org)",
     ],
     "monitor": [
@@ -75,6 +106,8 @@ REAL = {
         "kube-probe/1.28",
         "ELB-HealthChecker/2.0",
         "GoogleHC/1.0",
+        "Envoy/HC",
+        "Edge Health Probe",
         "Consul Health Check",
         "check_http/v2.3.3 (nagios-plugins 2.3.3)",
     ],
@@ -82,6 +115,7 @@ REAL = {
         "Slackbot-LinkExpanding 1.0 (+https://api.slack.com/robots)",
         "facebookexternalhit/1.1 (+http://www.facebook.com/externalhit_uatext.php)",
         "Twitterbot/1.0",
+        "Mozilla/5.0 (compatible; Bluesky Cardyb/1.1; +mailto:support@bsky.app)",
         "Mozilla/5.0 (compatible; Discordbot/2.0; +https://discordapp.com)",
         "WhatsApp/2.23.20.0 A",
         "TelegramBot (like TwitterBot)",
@@ -92,6 +126,8 @@ REAL = {
         "sqlmap/1.7.2#stable (https://sqlmap.org)",
         "Mozilla/5.00 (Nikto/2.1.5) (Evasions:None) (Test:Port Check)",
         "Mozilla/5.0 zgrab/0.x",
+        "libredtail-http",
+        "Mozilla/5.0 (compatible; ModatScanner/1.0; +https://modat.io/)",
         "masscan/1.3 (https://github.com/robertdavidgraham/masscan)",
         "Mozilla/5.0 (compatible; CensysInspect/1.1; +https://about.censys.io/)",
         "Mozilla/5.0 (compatible; Nmap Scripting Engine; https://nmap.org/book/nse.html)",
@@ -114,6 +150,9 @@ REAL = {
         "axios/1.6.2",
         "Java/17.0.1",
         "libwww-perl/6.67",
+        "Typhoeus - https://github.com/typhoeus/typhoeus",
+        "Boto3/1.34",
+        "GitHub-Hookshot/044aadd",
         "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 HeadlessChrome/120.0.0.0 Safari/537.36",
         "Mozilla/5.0 (Windows NT; Windows NT 10.0; en-US) WindowsPowerShell/5.1.19041.3803",
         "Dalvik/2.1.0 (Linux; U; Android 13; SM-A536B Build/TP1A.220624.014)",

@@ -34,13 +34,17 @@ def hello(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[b
         pytest.param("/boxes/7", (("7",), {}), "/boxes/{0}", id="positional"),
         pytest.param("/boxes/7", ((), {"id": 7}), "/boxes/{id}", id="converted"),
         pytest.param("/7/77", ((), {"a": "7", "b": "77"}), "/{a}/{b}", id="one within the other"),
+        pytest.param("/7/7", ((), {"a": "7", "b": "7"}), "/{a}/{b}", id="twice the same"),
+        pytest.param("/boxes/boxes", ((), {"id": "boxes"}), "/boxes/{id}", id="name as value"),
+        pytest.param("/boxes/7", ([], {"id": "7"}), "/boxes/{id}", id="list"),
+        pytest.param("/boxes/7", (object(), {"id": "7"}), "/boxes/{id}", id="as Routes does"),
         pytest.param("/files/a/b", ((), {"path": "a/b"}), "/files/{path}", id="several segments"),
-        pytest.param("/boxes/box", ((), {"kind": "shop"}), "/boxes/box", id="not in the path"),
+        pytest.param("/boxes/box", ((), {"kind": "bo"}), "/boxes/box", id="not in the path"),
         pytest.param(
             "/boxes/7", ((), {"controller": "boxes", "id": "7"}), "/boxes/{id}", id="handler"
         ),
         pytest.param("/boxes/", ((), {"id": ""}), "/boxes/", id="empty"),
-        pytest.param("/boxes", ((), {}), "/boxes", id="none"),
+        pytest.param("/boxes", ((), {"action": "boxes"}), "/boxes", id="only a handler"),
     ],
 )
 def test_routing_arguments_become_names_again(path: str, arguments: Any, template: str) -> None:
@@ -48,6 +52,20 @@ def test_routing_arguments_become_names_again(path: str, arguments: Any, templat
 
     assert route_template(environ) == template
     assert route_template({**environ, "SCRIPT_NAME": "/shop"}) == "/shop" + template
+    consumed = {**environ, "SCRIPT_NAME": "/shop" + path, "PATH_INFO": ""}
+    assert route_template(consumed) == "/shop" + template
+
+
+@pytest.mark.parametrize("positional", [(), [], object()])
+def test_without_routing_arguments_a_404_is_unmatched(positional: object, asked: Asked) -> None:
+    """Every path that somebody tried became an endpoint."""
+
+    def app(environ: Any, start_response: Any) -> Any:
+        environ["wsgiorg.routing_args"] = (positional, {})
+        return hello(environ, start_response)
+
+    assert asked(app, "/missing/7")["endpoint"] == "(unmatched)"
+    assert asked(app, "/boxes")["endpoint"] == "/boxes"
 
 
 def test_explicit_key_goes_before_everything() -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 import threading
+from collections import Counter
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -14,6 +16,7 @@ from calls import environ, lines, serve
 
 from wsgi_tracker import Tracker
 from wsgi_tracker.errors import ConfigurationError, StorageError
+from wsgi_tracker.storage.purge import Sweep
 
 Tracked = Callable[..., Tracker]
 
@@ -60,6 +63,65 @@ def test_nothing_is_left_of_who_is_forgotten(tracked: Tracked, tmp_path: Path) -
     assert total(tracker) == 149
     assert all(trace in left for trace in traces(178)[1:])
     assert (tmp_path / "visits.db-wal").stat().st_size == 0
+
+
+def test_no_copies_are_left_where_rows_were_moved(tracked: Tracked, tmp_path: Path) -> None:
+    """One visitor in a hundred left a path or an agent in the gaps of pages."""
+    tracker = tracked(require_token=False)
+    numbers = [number * 7919 % 100_000 for number in range(2000)]
+    for start in range(0, 2000, 200):
+        for number in numbers[start : start + 200]:
+            agent = f"agent-of-{number:05}-" + "x" * (number % 150)
+            serve(tracker, environ(REMOTE_ADDR="10.9.8.7", HTTP_USER_AGENT=agent))
+        total(tracker)
+    gone = lines(tmp_path)[77]["user_hash"]
+    tracker.forget(gone)
+    tracker.close()
+
+    found = Counter(re.findall(rb"agent-of-(\d{5})", (tmp_path / "visits.db").read_bytes()))
+
+    assert len(found) == 1999
+    assert set(found.values()) == {2}  # in the table, and in its index
+
+
+def stolen(monkeypatch: pytest.MonkeyPatch, times: int) -> None:
+    """Let another process begin a sweep, so many times, while ours is reading."""
+    left, read = [times], Sweep.read
+
+    def read_beside_another(self: Sweep, connection: sqlite3.Connection) -> bool:
+        if left[0]:
+            left[0] -= 1
+            Sweep().begin(connection)
+        return read(self, connection)
+
+    monkeypatch.setattr(Sweep, "read", read_beside_another)
+
+
+def test_purge_of_another_process_leaves_nothing_of_who_is_forgotten(
+    tracked: Tracked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It ended ours: address, agent and path were left, and nobody knew."""
+    tracker = tracked(require_token=False)
+    visit(tracker, 100)
+    visit(tracker, 101)
+    gone = lines(tmp_path)[0]["user_hash"]
+    stolen(monkeypatch, 1)
+
+    assert tracker.forget(gone) == 1
+
+    assert not any(trace in files(tmp_path) for trace in traces(100))
+
+
+def test_purges_that_never_end_are_said(
+    tracked: Tracked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tracker = tracked()
+    visit(tracker, 100)
+    gone = lines(tmp_path)[0]["user_hash"]
+    stolen(monkeypatch, 1000)
+
+    with pytest.raises(StorageError, match="others delete visits, too"):
+        tracker.forget(gone)
 
 
 def test_spool_can_be_read_after_lines_were_blanked(tracked: Tracked, tmp_path: Path) -> None:

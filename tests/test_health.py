@@ -473,50 +473,6 @@ def test_health_is_answered_while_a_batch_is_stored(
     assert app.get(HEALTH).json["recorded"] == 1
 
 
-# --- a proxy that is not trusted -----------------------------------------------------------------
-
-
-def visit(app: webtest.TestApp, count: int, address: str | None, agents: int = 1) -> None:
-    for number in range(count):
-        environ = {} if address is None else {"REMOTE_ADDR": address}
-        agent = {"User-Agent": f"agent {number % agents}"}
-        app.get("/", headers=agent, extra_environ=environ)
-
-
-@pytest.mark.parametrize(
-    ("visits", "warned"),
-    [
-        pytest.param([(2, "10.0.0.1", 2)], True, id="two agents"),
-        pytest.param([(49, "10.0.0.1", 1)], False, id="49 visits"),
-        pytest.param([(50, "10.0.0.1", 1)], True, id="50 visits"),
-        pytest.param([(50, "127.0.0.1", 3)], True, id="loopback"),
-        pytest.param([(50, "::1", 3)], True, id="IPv6 loopback"),
-        pytest.param([(50, "fd00::1", 3)], True, id="IPv6 private"),
-        pytest.param([(50, "8.8.8.8", 3)], False, id="public"),
-        pytest.param([(50, None, 3)], False, id="without address"),
-        pytest.param([(50, "no address", 3)], False, id="no address"),
-        pytest.param([(50, "10.0.0.1", 3), (1, "10.0.0.2", 1)], False, id="two addresses"),
-        pytest.param([(50, "10.0.0.1", 3), (1, None, 1)], False, id="one without"),
-        pytest.param([], False, id="no visits"),
-    ],
-)
-def test_one_private_address_for_everybody_is_suspicious(
-    visits: list[tuple[int, str | None, int]], warned: bool, app: webtest.TestApp
-) -> None:
-    for count, address, agents in visits:
-        visit(app, count, address, agents)
-    app.get("/api/tracking/summary")
-
-    health = app.get(HEALTH).json
-
-    assert bool(health["warnings"]) is warned
-    assert health["status"] == "ok"
-    if warned:
-        (warning,) = health["warnings"]
-        assert f"all come from {visits[0][1]}:" in warning
-        assert "trusted_proxies" in warning
-
-
 @pytest.mark.parametrize(
     ("hours", "warned"), [pytest.param(23, True, id="today"), pytest.param(25, False, id="later")]
 )
@@ -536,39 +492,3 @@ def test_database_that_was_deleted_in_operation_is_told_of_for_a_day(
 
     assert health["status"] == "ok"
     assert ["deleted or replaced" in warning for warning in health["warnings"]] == [True] * warned
-
-
-def test_purged_visits_are_not_suspicious(app: webtest.TestApp) -> None:
-    storage = app.app._storage
-    visit(app, 50, "10.0.0.1")
-    app.get("/api/tracking/summary")
-
-    next(storage.purge(before=time.time_ns()))  # the floor is set, nothing is deleted yet
-
-    assert storage.facts([]).newest_visits == 0
-    assert app.get(HEALTH).json["warnings"] == []
-
-
-def test_only_the_newest_visits_are_suspicious(app: webtest.TestApp) -> None:
-    older = Visit(1, "a" * 32, "GET", "/", ip_address="10.0.0.9").line()
-    newest = Visit(2, "a" * 32, "GET", "/", ip_address="10.0.0.1").line()
-    add_segment(app, older + newest * 999, "a" * 32)
-    app.get("/api/tracking/summary")
-    before = app.get(HEALTH).json["warnings"]
-
-    add_segment(app, newest, "b" * 32)
-    app.app._ingester._look_at = 0.0
-    app.get("/api/tracking/summary")
-
-    assert before == []
-    assert "the newest 1000 visits" in app.get(HEALTH).json["warnings"][0]
-
-
-def test_trusted_proxy_ends_the_warning(tracked: Callable[..., Tracker]) -> None:
-    app = webtest.TestApp(tracked(trusted_proxies=["10.0.0.1"]))
-    for number in range(60):
-        client = {"X-Forwarded-For": f"198.18.0.{number}"}
-        app.get("/", headers=client, extra_environ={"REMOTE_ADDR": "10.0.0.1"})
-    app.get("/api/tracking/summary")
-
-    assert app.get(HEALTH).json["warnings"] == []

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import webtest
-from calls import environ, lines, only_visit, serve
+from calls import environ, generate, lines, only_visit, serve
 
 from wsgi_tracker import Tracker
 from wsgi_tracker.__main__ import main
@@ -73,6 +73,14 @@ def test_user_is_asked_for_when_the_application_knows(tracked: Tracked, tmp_path
     assert first == third != second
 
 
+def test_users_whose_long_names_begin_alike_are_two(tracked: Tracked, tmp_path: Path) -> None:
+    tracker = tracked(user="REMOTE_USER")
+    for end in ("ada", "bob"):
+        serve(tracker, environ(REMOTE_USER="x" * 2000 + end))
+
+    assert len(set(hashes(tmp_path))) == 2
+
+
 @pytest.mark.parametrize("user", [None, ""])
 def test_who_is_not_named_is_told_apart_by_address_and_agent(
     user: Any, tracked: Tracked, tmp_path: Path
@@ -124,10 +132,87 @@ def test_secret_of_a_day_is_gone_with_the_next(tmp_path: Path) -> None:
     os.close(kept)
 
 
-def test_visit_from_before_midnight_takes_the_secret_that_is_left(tmp_path: Path) -> None:
+def test_process_that_is_behind_at_midnight_takes_the_secret_that_is_left(tmp_path: Path) -> None:
     secret = DailySecret(tmp_path).of(DAY + 1)
 
     assert DailySecret(tmp_path).of(DAY) == secret
+
+
+def test_process_that_is_behind_at_midnight_leaves_the_next_secret_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It deleted the one that another had made meanwhile: visitors of that day counted twice."""
+    link, found = os.link, []
+
+    def link_late(*paths: Any) -> None:
+        monkeypatch.setattr(os, "link", link)
+        found.append(DailySecret(tmp_path).of(DAY + 1))
+        link(*paths)
+
+    monkeypatch.setattr(os, "link", link_late)
+    DailySecret(tmp_path).of(DAY)
+
+    assert DailySecret(tmp_path).of(DAY + 1) == found[0]
+    assert [path.name for path in tmp_path.iterdir()] == ["secret-2025-08-14"]
+
+
+@pytest.mark.parametrize("damage", [b"", b"a" * 31, bytes(32)])
+def test_secret_of_the_day_that_is_damaged_is_said(damage: bytes, tmp_path: Path) -> None:
+    (tmp_path / "secret-2025-08-13").write_bytes(damage)
+
+    with pytest.raises(StorageError, match="secret-2025-08-13 is damaged, delete it"):
+        DailySecret(tmp_path).of(DAY)
+
+
+def test_secret_that_is_made_and_deleted_at_midnight_is_that_of_the_next_day(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    link = os.link
+
+    def link_early(*paths: Any) -> None:
+        monkeypatch.setattr(os, "link", link)
+        link(*paths)
+        DailySecret(tmp_path).of(DAY + 1)
+
+    monkeypatch.setattr(os, "link", link_early)
+
+    assert DailySecret(tmp_path).of(DAY) == DailySecret(tmp_path).of(DAY + 1)
+
+
+def test_secret_that_is_being_overwritten_is_none(tmp_path: Path) -> None:
+    """Its zeros were taken for a secret that everybody knows."""
+    secret = DailySecret(tmp_path).of(DAY + 1)
+    (tmp_path / "secret-2025-08-13").write_bytes(bytes(32))
+
+    assert DailySecret(tmp_path).of(DAY) == secret
+
+
+def test_secret_that_a_killed_process_left_is_deleted(tmp_path: Path) -> None:
+    DailySecret(tmp_path).of(DAY + 1)
+    (tmp_path / "secret-2025-08-13").write_bytes(b"a" * 32)
+
+    DailySecret(tmp_path).of(DAY + 1)
+
+    assert [path.name for path in tmp_path.iterdir()] == ["secret-2025-08-14"]
+
+
+def test_answer_that_takes_days_spoils_no_secret(
+    tracked: Tracked, tmp_path: Path, clock: list[int]
+) -> None:
+    """It made one of the day when it began, and deleted that of the day."""
+
+    def app(environ: Any, start_response: Any) -> Any:
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        return generate(b"ab") if environ["PATH_INFO"] == "/stream" else [b"ab"]
+
+    begun = tracked(app, identity="daily")(environ("/stream"), lambda *_: lambda data: None)
+    clock[0] += 2 * DAY_NS
+    serve(tracked(app, identity="daily"), environ())
+    assert list(begun) == [b"ab"]
+    serve(tracked(app, identity="daily"), environ())
+
+    assert len(hashes(tmp_path)) == 3
+    assert len(set(hashes(tmp_path))) == 1
 
 
 def test_clock_that_ran_ahead_spoils_no_later_day(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ ORDER = """
     integrations integrations.django integrations.falcon integrations.pyramid
     storage storage.faults storage.lines storage.pool storage.schema storage.settings storage.migrations
     storage.intake storage.classes storage.calendar storage.outcomes storage.changes storage.counters storage.counting storage.uncount storage.purge storage.facts storage.raw storage.counted storage.check storage.database storage.sqlite
-    secret identity segments mounts rescue batches rejected hostlock own_segment spool recorder retention ingest forget ingest_thread health observation query auth api middleware
+    secret identity agreement segments mounts rescue batches rejected hostlock own_segment spool recorder retention ingest forget proxies ingest_thread health observation query auth api middleware
     __init__ demo __main__
 """.split()
 # storage opens a SQLiteStorage when it is asked for one.

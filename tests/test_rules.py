@@ -11,6 +11,7 @@ from bottle import abort as bottle_abort
 from calls import check_endpoint
 from flask import Blueprint, Flask, Response, abort, redirect
 from flask.views import MethodView
+from werkzeug import Request
 
 Asked = Callable[..., dict[str, Any]]
 
@@ -152,6 +153,28 @@ def test_exception_that_reaches_the_server_keeps_its_rule(asked: Asked) -> None:
 
     assert (visit["status"], visit["error"]) == (500, "ZeroDivisionError")
     assert visit["endpoint"] == "/broken/<box_id:int>"
+
+
+def test_werkzeug_request_of_a_middleware_hides_no_rule(asked: Asked) -> None:
+    """Each path of the application became an endpoint."""
+    app = bottle_app()
+
+    def middleware(environ: dict[str, Any], start_response: Any) -> Any:
+        assert Request(environ).path
+        return app(environ, start_response)
+
+    assert asked(middleware, "/boxes/1/")["endpoint"] == "/boxes/<box_id:int>/"
+    assert asked(middleware, "/nowhere")["endpoint"] == "(unmatched)"
+
+
+def test_flask_mounted_by_bottle_counts_under_its_mount(asked: Asked) -> None:
+    """Bottle starts the response when Flask is done; no path of Flask's is an endpoint."""
+    app = bottle_app()
+    app.mount("/flask/", flask_app().wsgi_app)
+
+    visit = asked(app, "/flask/api/boxes/1/")
+
+    assert (visit["endpoint"], visit["status"]) == ("/flask/<:re:.*>", 200)
 
 
 class MethodOverride:

@@ -6,21 +6,20 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import closing
 
+from .agents import data_version
 from .demo import demo
-from .errors import TrackerError
+from .errors import ConfigurationError, TrackerError
 from .identity import IDENTITIES
-from .storage import open_storage
+from .storage import Storage, database_path, open_storage
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code."""
     options = _parser().parse_args(arguments)
     try:
-        if options.command == "demo":
-            demo(sys.stdout)
-        else:
-            configure(options)
+        options.run(options)
         sys.stdout.flush()
     except TrackerError as error:
         print(f"wsgi_tracker: {error}", file=sys.stderr)
@@ -33,13 +32,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="wsgi_tracker", description="Track visits of a WSGI app.")
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("demo", help="serve an example with gunicorn, visit it, print the reports")
+    shown = commands.add_parser(
+        "demo", help="serve an example with gunicorn, visit it, print the reports"
+    )
+    shown.set_defaults(run=lambda options: demo(sys.stdout))
     told = commands.add_parser("configure", help="change what applications of a database agree on")
     told.add_argument("database")
     told.add_argument("--identity", choices=IDENTITIES, help="for all that start from now on")
     told.add_argument(
         "--forget-secret", action="store_true", help="take whatever secret= the next one is given"
     )
+    told.set_defaults(run=configure)
+    decided = commands.add_parser(
+        "reclassify", help="decide every user agent anew, by the data that is installed here"
+    )
+    decided.add_argument("database")
+    decided.set_defaults(run=reclassify)
     return parser
 
 
@@ -50,12 +58,25 @@ def configure(options: argparse.Namespace) -> None:
         settings["identity"] = options.identity
     if options.forget_secret:
         settings["secret_mark"] = None
-    storage = open_storage(options.database)
-    try:
+    with closing(_open(options.database)) as storage:
         storage.configure(settings)
-    finally:
-        storage.close()
     print("changed; restart every process that has the database open" if settings else "no change")
+
+
+def reclassify(options: argparse.Namespace) -> None:
+    """Bring classes of user agents up to date, while visits arrive."""
+    with closing(_open(options.database)) as storage:
+        for _ in storage.reclassify():
+            pass
+    print(f"all user agents are classified by {data_version()}")
+
+
+def _open(database: str) -> Storage:
+    """Open a database that is there: a wrong name must not make one."""
+    path = database_path(database)
+    if not path.exists():
+        raise ConfigurationError(f"there is no database {path}")
+    return open_storage(path)
 
 
 if __name__ == "__main__":

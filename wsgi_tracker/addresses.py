@@ -12,6 +12,8 @@ Address: TypeAlias = "ipaddress.IPv4Address | ipaddress.IPv6Address"
 Network: TypeAlias = "ipaddress.IPv4Network | ipaddress.IPv6Network"
 
 UNIX = "unix"
+# What stands for the address of a Unix socket: with gunicorn, waitress, Werkzeug's server.
+SOCKETS = ("", "localhost", "<local>")
 TRUNCATED_BITS = {4: 24, 6: 48}  # what is left of an address: a provider's street, no house
 
 
@@ -40,10 +42,12 @@ class TrustedProxies:
         ``Forwarded``: a proxy that sets only ``Forwarded`` must drop the client's own
         ``X-Forwarded-For``, or the client names itself.
         """
+        if peer in SOCKETS:
+            peer = ""
         if not self._trusts(peer):
             return _normal(peer)
         client = peer
-        for hop in reversed(list(_hops(forwarded_for, forwarded))):
+        for hop in _hops(forwarded_for, forwarded):
             address = parse_address(hop)
             if address is None:
                 break
@@ -51,6 +55,15 @@ class TrustedProxies:
             if not self._trusts(client):
                 break
         return _normal(client)
+
+    def trust_some_of(self, network: str) -> bool:
+        """Return whether an address of this network, or of a socket where it is empty, is trusted."""
+        if not network:
+            return self._unix
+        given = ipaddress.ip_network(network)
+        return any(
+            given.version == known.version and given.overlaps(known) for known in self._networks
+        )
 
     def _trusts(self, peer: str) -> bool:
         if not peer:
@@ -108,16 +121,40 @@ def _normal(peer: str) -> str:
 
 
 def _hops(forwarded_for: str | None, forwarded: str | None) -> Iterator[str]:
+    """Return who asked whom, the nearest first."""
     if forwarded_for is not None:
-        yield from (hop.strip() for hop in forwarded_for.split(","))
+        yield from map(str.strip, reversed(forwarded_for.split(",")))
     elif forwarded is not None:
-        yield from (_for_parameter(element) for element in forwarded.split(","))
+        yield from map(_for_parameter, _split(forwarded, ","))
 
 
 def _for_parameter(element: str) -> str:
     """Return the ``for=`` parameter of one element of a Forwarded header (RFC 7239)."""
-    for pair in element.split(";"):
+    for pair in _split(element, ";"):
         name, _, value = pair.partition("=")
         if name.strip().lower() == "for":
             return value.strip().strip('"')
     return ""
+
+
+def _split(text: str, separator: str) -> Iterator[str]:
+    """Split from the right, but not within quotes.
+
+    What a proxy appended has its quotes in pairs, though the client chose what they hold, its
+    ``Host`` for one; what the client sent may have one too many.
+    """
+    is_quoted, end = False, len(text)
+    for place in range(len(text) - 1, -1, -1):
+        if text[place] == '"' and not _is_escaped(text, place):
+            is_quoted = not is_quoted
+        elif text[place] == separator and not is_quoted:
+            yield text[place + 1 : end]
+            end = place
+    yield text[:end]
+
+
+def _is_escaped(text: str, place: int) -> bool:
+    start = place
+    while start and text[start - 1] == "\\":
+        start -= 1
+    return (place - start) % 2 == 1

@@ -21,7 +21,7 @@ CLASSES = (
     "human search ai_training ai_assistant feed monitor preview scanner crawler tool empty unknown"
 ).split()
 PACKAGES = ("crawler-user-agents", "ua-parser", "ua-parser-builtins")
-RULES = 1  # the version of what this module knows itself: raise it with every change
+RULES = 2  # the version of what this module knows itself: raise it with every change
 NO_CLASSES = "pip install 'wsgi-tracker[agents]'"
 # The time that ua-parser's expressions take grows with the square of the length.
 MAX_PARSED = 512
@@ -32,8 +32,8 @@ NAMES: Mapping[str, str] = {
     # reads a page to answer somebody's question, or finds it for such answers
     "ai_assistant": """
         ChatGPT-User, OAI-SearchBot, Claude-User, Claude-SearchBot, PerplexityBot, Perplexity-User,
-        Gemini-Deep-Research, Google-NotebookLM, Google-CloudVertexBot, Google-Agent,
-        GoogleAgent-Mariner, Google-Gemini-CLI, MistralAI-User, DuckAssistBot, YouBot, PhindBot,
+        Gemini-Deep-Research, Google-NotebookLM, Google-CloudVertexBot, Google-Agent, GoogleAgent-,
+        NovaAct, Andibot, Google-Gemini-CLI, MistralAI-User, DuckAssistBot, YouBot, PhindBot,
         meta-externalfetcher, meta-webindexer, Amzn-User, Amzn-SearchBot, AmazonBuyForMe,
         Bedrock-AgentCore, AzureAI-SearchBot, atlassian-bot, Cloudflare-AutoRAG, kagi-fetcher,
         LinkupBot, TavilyBot, ShapBot, Anomura, bigsur.ai, ZanistaBot, Aranet-SearchBot, iaskspider,
@@ -43,19 +43,27 @@ NAMES: Mapping[str, str] = {
     "ai_training": """
         GPTBot, ClaudeBot, Claude-Web, anthropic-ai, CCBot, Bytespider, TikTokSpider, GoogleOther,
         meta-externalagent, FacebookBot, Amazonbot, Applebot-Extended, cohere-ai, AI2Bot, Diffbot,
-        DeepSeekBot, PanguBot, Timpibot, omgili""",
+        DeepSeekBot, PanguBot, Timpibot, omgili, xAI-Bot, GrokBot, SBIntuitionsBot, Cotoyogi,
+        ICC-Crawler""",
     "monitor": """
         kube-probe/, ELB-HealthChecker, GoogleHC/, Health-Check-Service, Health Check, Prometheus/,
-        UptimeRobot, Pingdom, StatusCake""",
+        UptimeRobot, Pingdom, StatusCake, NewRelicPinger, Datadog/Synthetics, Envoy/HC,
+        Edge Health Probe, Load Balancer Agent""",
+    "preview": "Cardyb, Misskey, Pleroma, Akkoma",
     "scanner": """
         nuclei, sqlmap, nikto, zgrab, masscan, Nmap Scripting Engine, CensysInspect, gobuster, wfuzz,
-        Fuzz Faster U Fool, feroxbuster, dirsearch, w3af, arachni, InternetMeasurement, l9tcpid""",
-    "feed": "NetNewsWire, Reeder/, Feedfetcher-Google, AntennaPod, RSS Reader",
+        Fuzz Faster U Fool, feroxbuster, dirsearch, w3af, arachni, InternetMeasurement, l9tcpid,
+        libredtail-http, ModatScanner, GenomeCrawlerd, Qualys, getodin.com, WhatWeb, OWASP ZAP""",
+    "feed": """
+        NetNewsWire, Reeder/, Feedfetcher-Google, AntennaPod, RSS Reader, newsboat, Liferea,
+        Akregator, FeedDemon, feedparser, Podcasts/, rss2email, Fluent Reader""",
     "tool": """
         curl, Wget, python, Go-http-client, okhttp, axios, Java/, libwww-perl, HttpClient, HTTPie,
         Postman, insomnia/, node-fetch, undici, Deno/, Bun/, Dart/, reqwest/, hyper/, Ruby, Faraday,
         Guzzle, PHP/, PowerShell, aria2/, Dalvik/, CFNetwork/, AppleCoreMedia, Scrapy,
-        HeadlessChrome, PhantomJS""",
+        HeadlessChrome, PhantomJS, WinHttp, Microsoft-CryptoAPI, WebDAV, Boto3, aws-sdk-, RestSharp,
+        Alamofire, Typhoeus, Thunder Client, ApacheBench, Siege/, k6.io, GitHub-Hookshot,
+        APT-HTTP""",
 }
 # What the tags of crawler-user-agents mean; of several, the first here counts.
 TAGS: Mapping[str, str] = {
@@ -75,7 +83,7 @@ TAGS: Mapping[str, str] = {
 # How programs name themselves that no list knows. CUBOT makes telephones.
 PROGRAM = re.compile(r"(?<!cu)bot(?![a-z])|crawl|spider|scrape|fetcher|scanner|https?://", re.I)
 # Whatever people read pages with begins so; ua-parser knows libraries, players and apps, too.
-BROWSERS = ("Mozilla/", "Opera/", "Lynx/", "Links ", "ELinks/", "UCWEB/")
+BROWSERS = ("Mozilla/", "Opera/", "Lynx/", "Links ", "ELinks/", "Dillo/", "UCWEB/")
 
 _ESCAPED = re.compile(r"\\(\W)")
 _SPECIAL = re.compile(r"[][.^$*+?{}|()\\]")
@@ -173,11 +181,14 @@ class Classifier:
         )
         if device == "Spider":
             return Agent("crawler", f"ua-parser: {browser or device}")
-        if browser is None:
+        known = browser
+        if device and "AppleWebKit/" in user_agent:  # a console's browser has no name
+            known = browser or device
+        if known is None:
             return Agent("unknown", "none", None, system, device)
         is_human = user_agent.startswith(BROWSERS)
         return Agent(
-            "human" if is_human else "unknown", f"ua-parser: {browser}", browser, system, device
+            "human" if is_human else "unknown", f"ua-parser: {known}", browser, system, device
         )
 
 

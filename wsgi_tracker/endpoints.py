@@ -61,8 +61,11 @@ def route_template(environ: WSGIEnvironment) -> str | None:
     """Return the template that the request matched, with the prefix it is mounted under."""
     if environ.get(EXPLICIT) is not None:
         return str(environ[EXPLICIT])
-    if "werkzeug.request" in environ:
-        return _werkzeug(environ)
+    # Any middleware may make a plain Werkzeug request, which has no url_rule; Flask leaves None
+    # behind when it is done.
+    request: Any = environ.get("werkzeug.request")
+    if request is not None and hasattr(request, "url_rule"):
+        return _werkzeug(environ, request)
     if "bottle.app" in environ:
         return _bottle(environ)
     if "wsgiorg.routing_args" in environ:
@@ -100,12 +103,8 @@ def _decided_by(decide: EndpointFinder) -> EndpointFinder:
     return find
 
 
-def _werkzeug(environ: WSGIEnvironment) -> str | None:
-    request: Any = environ["werkzeug.request"]
-    # Plain Werkzeug requests have no url_rule; Flask's is None when nothing matched: 404, 405
-    # and the router's own redirects.
-    if not hasattr(request, "url_rule"):
-        return None
+def _werkzeug(environ: WSGIEnvironment, request: Any) -> str:
+    # Flask's is None when nothing matched: 404, 405 and the router's own redirects.
     return UNMATCHED if request.url_rule is None else _mounted(environ, request.url_rule.rule)
 
 
@@ -114,28 +113,37 @@ def _bottle(environ: WSGIEnvironment) -> str:
     return UNMATCHED if route is None else _mounted(environ, route.rule)
 
 
-def _routing_args(environ: WSGIEnvironment) -> str:
-    """Put names back in place of values: ``wsgiorg.routing_args`` holds values, no template."""
+def _routing_args(environ: WSGIEnvironment) -> str | None:
+    """Put names back in place of values: ``wsgiorg.routing_args`` holds values, no template.
+
+    Without any, the path itself is one, or nothing matched.
+    """
     positional, named = environ["wsgiorg.routing_args"]
-    path = _text(environ.get("PATH_INFO", ""))
-    # Routes puts the names of its handlers beside the arguments; they stand in many paths.
+    # Routes puts an object there, and the names of its handlers beside the arguments; they stand
+    # in many paths.
+    places = enumerate(positional) if isinstance(positional, (list, tuple)) else ()
     handlers = ("controller", "action")
     values = [(_text(str(value)), name) for name, value in named.items() if name not in handlers]
-    values += [(_text(str(value)), str(place)) for place, value in enumerate(positional)]
-    # Longest first, so that a value cannot be replaced within a longer one.
-    for value, name in sorted(values, key=lambda pair: -len(pair[0])):
+    values += [(_text(str(value)), str(place)) for place, value in places]
+    if not (values or named):
+        return None
+    # A router may have moved what it matched to SCRIPT_NAME.
+    path = _text(environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", ""))
+    # Longest first, so that a value cannot be replaced within a longer one; from the right, as a
+    # prefix that is no argument stands on the left.
+    values.sort(key=lambda pair: len(pair[0]))
+    for value, name in reversed(values):
         path = _replace_segments(path, value, "{" + name + "}")
-    return _mounted(environ, path)
+    return path
 
 
 def _replace_segments(path: str, value: str, name: str) -> str:
-    """Replace the first whole run of segments that equals ``value``."""
-    if not value.strip("/"):
+    """Replace the last whole run of segments that equals ``value``."""
+    value = value.strip("/")
+    found = f"{path}/".rfind(f"/{value}/")
+    if not value or found < 0:
         return path
-    found = f"{path}/".find(f"/{value.strip('/')}/")
-    if found < 0:
-        return path
-    return path[: found + 1] + name + path[found + 1 + len(value.strip("/")) :]
+    return path[: found + 1] + name + path[found + 1 + len(value) :]
 
 
 def _mounted(environ: WSGIEnvironment, rule: str) -> str:

@@ -6,7 +6,6 @@ database take. What moves from spool to storage meanwhile may be missing for tha
 
 from __future__ import annotations
 
-import ipaddress
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,14 +19,14 @@ from .errors import StorageError
 from .ingest import spool_errors
 from .ingest_thread import IngestThread
 from .period import DAY, SECOND, iso_timestamp
+from .proxies import ProxyCheck
 from .segments import SUFFIX, explain_refusal, look_at_segments, segment_sizes
 from .spool import Spool
 from .storage import FINISHED, Storage, StorageFacts
 
 STALE_SECONDS = 60
-# Two user agents behind one address are suspicious, and so is one that comes so often.
-MANY_VISITS = 50
 MAX_COUNTED_BYTES = 64 << 20  # counting the lines of so many takes some 50 ms
+READABLE = "other users of this host can read the database, and addresses in it: chmod 600 it"
 STORAGE_FACTS = ("last_ingest", "ingesting_pid", "database_bytes", "schema", "retention_days")
 COUNTS = ("recorded", "queued", "dropped", "torn", "rejected", "ignored")
 
@@ -96,10 +95,13 @@ def _storage_as_json(facts: StorageFacts | None) -> dict[str, Any]:
 class HealthCheck:
     """Look at what a tracker needs."""
 
-    def __init__(self, storage: Storage, spool: Spool, thread: IngestThread) -> None:
+    def __init__(
+        self, storage: Storage, spool: Spool, thread: IngestThread, proxy_check: ProxyCheck
+    ) -> None:
         self._storage = storage
         self._spool = spool
         self._thread = thread
+        self._proxy_check = proxy_check
 
     def problems(self, oldest_timestamp: int | None, now: int) -> list[str]:
         """Return what keeps visits out of spool or storage; without any, tracking is active.
@@ -134,7 +136,7 @@ class HealthCheck:
                 spool = _add_refused(spool, folder, sizes, refused, storage, problems)
         return Health(
             self.problems(spool.oldest_timestamp, now) + problems,
-            [] if storage is None else _warnings(storage, now),
+            [] if storage is None else self._warnings(storage, now),
             self._spool.writable,
             self._spool.counts,
             spool,
@@ -149,6 +151,16 @@ class HealthCheck:
             return None
         problems += self._thread.problems
         return facts
+
+    def _warnings(self, facts: StorageFacts, now: int) -> list[str]:
+        """Return what is probably not as it was meant."""
+        proxy = self._proxy_check.warning(facts)
+        return [
+            *_replaced(facts.replaced_at, now),
+            *([READABLE] if facts.is_readable_by_others else []),
+            *([proxy] if proxy else []),
+            *_class_warnings(facts),
+        ]
 
 
 @contextmanager
@@ -209,20 +221,9 @@ def _class_warnings(facts: StorageFacts) -> list[str]:
     if facts.agents_data not in (None, data):
         return [
             f"user agents were classified by {facts.agents_data}, and {data} are installed: "
-            f"storage.reclassify() makes the old ones agree"
+            f"'python -m wsgi_tracker reclassify DATABASE' makes the old ones agree"
         ]
     return []
-
-
-def _warnings(facts: StorageFacts, now: int) -> list[str]:
-    """Return what is probably not as it was meant."""
-    readable = "other users of this host can read the database, and addresses in it: chmod 600 it"
-    return [
-        *_replaced(facts.replaced_at, now),
-        *([readable] if facts.is_readable_by_others else []),
-        *_one_address(facts),
-        *_class_warnings(facts),
-    ]
 
 
 def _replaced(replaced_at: int | None, now: int) -> list[str]:
@@ -232,25 +233,6 @@ def _replaced(replaced_at: int | None, now: int) -> list[str]:
         f"the database was deleted or replaced at {iso_timestamp(replaced_at)}, while it was in "
         f"use: what it held, and the spool no longer did, is in the old file"
     ]
-
-
-def _one_address(facts: StorageFacts) -> list[str]:
-    address = facts.only_address
-    if address is None or not _is_private(address):
-        return []
-    if facts.newest_user_agents < 2 and facts.newest_visits < MANY_VISITS:
-        return []
-    return [
-        f"the newest {facts.newest_visits} visits all come from {address}: if that is a proxy, "
-        f"name it in trusted_proxies, and let it send X-Forwarded-For"
-    ]
-
-
-def _is_private(address: str) -> bool:
-    try:
-        return ipaddress.ip_address(address).is_private
-    except ValueError:
-        return False
 
 
 def _iso(timestamp: int | None) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,20 +27,28 @@ SHORTEST_PURGE_PAUSE_SECONDS = 0.002
 class IngestThread:
     """Have a spool of at most ``max_spool_bytes`` ingested, and what ``retention`` tells purged.
 
-    One thread per process that has called ``start``; those of a host take turns.
+    ``on_ingest`` is called after something was ingested. One thread per process that has called ``start``; those of a host take turns.
     """
 
     # A server that stops kills what takes long; the rest is safe in the spool.
     CLOSING_SECONDS = 2.0
 
     def __init__(
-        self, ingester: Ingester, retention: Retention, folder: Path, max_spool_bytes: int
+        self,
+        ingester: Ingester,
+        retention: Retention,
+        folder: Path,
+        max_spool_bytes: int,
+        *,
+        on_ingest: Callable[[], None] = lambda: None,
     ) -> None:
         self._ingester = ingester
+        self._on_ingest = on_ingest
         self._retention = retention
         self._host_lock = HostLock.of(folder)
         self._longest_rest_bytes = max_spool_bytes * SPOOL_SHARE
         self._purge_outage = Outage("visits that are too old are not purged")
+        self._look_outage = Outage("nobody looks at what was ingested", forget_seconds=60.0)
         self._start_outage = Outage("visits wait in the spool for a report, or for another process")
         self._reset()
         watch_forks(in_child=self._reset)  # the parent's thread is not inherited
@@ -91,7 +100,14 @@ class IngestThread:
         pause = min(pause, LONGEST_PAUSE_SECONDS * min(1.0, self._longest_rest_bytes / size))
         pause = max(pause, SHORTEST_PAUSE_SECONDS)
         self._host_lock.rest(pause)
+        self._call_on_ingest()
         return pause
+
+    def _call_on_ingest(self) -> None:
+        try:
+            self._on_ingest()
+        except Exception as error:  # the thread has other work
+            self._look_outage.report_bug(error)
 
     def _purge(self) -> float:
         """Do one step of a purge, if it is time; return how long the next one can wait."""

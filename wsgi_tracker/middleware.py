@@ -33,6 +33,7 @@ from .options import (
     check_spool_size,
 )
 from .process import threads_run
+from .proxies import ProxyCheck
 from .recorder import Recorder, UserFinder, user_finder
 from .retention import Retention
 from .secret import Secret
@@ -119,7 +120,8 @@ class Tracker:
         self._has_ingest_thread = ingest and _threads_run()
         self._open(database_path(database), max_endpoints, max_spool_bytes, fsync)
         who.declare(self._storage)
-        self._assemble_ingest(retention_days, max_spool_bytes, fsync)
+        proxy_check = ProxyCheck(self._storage, proxies, ip_addresses)
+        self._assemble_ingest(retention_days, max_spool_bytes, fsync, proxy_check)
         visitors = Visitors(
             who.key_finder(self._storage, self._spool.folder, self._own_secret),
             proxies,
@@ -138,7 +140,7 @@ class Tracker:
             self._storage,
             auth,
             self._ingester.catch_up,
-            HealthCheck(self._storage, self._spool, self._ingest_thread),
+            HealthCheck(self._storage, self._spool, self._ingest_thread, proxy_check),
             time.time_ns,
             unique_users_basis=DAILY if who.is_daily else None,
         )
@@ -171,13 +173,19 @@ class Tracker:
         logger.info("visits go to %s", path)
 
     def _assemble_ingest(
-        self, retention_days: int | None, max_spool_bytes: int, durable: bool
+        self,
+        retention_days: int | None,
+        max_spool_bytes: int,
+        durable: bool,
+        proxy_check: ProxyCheck,
     ) -> None:
         folder = self._spool.folder
         retention = Retention(self._storage, retention_days, time.time_ns)
         retention.declare()
         self._ingester = Ingester(self._storage, folder, durable=durable, on_wake=self._spool.tend)
-        self._ingest_thread = IngestThread(self._ingester, retention, folder, max_spool_bytes)
+        self._ingest_thread = IngestThread(
+            self._ingester, retention, folder, max_spool_bytes, on_ingest=proxy_check.look
+        )
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Answer one request: the WSGI interface."""

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 # What an application sets: False leaves its request out, True takes it in whatever a rule says.
 RECORD = "wsgi_tracker.record"
 FORGET_FAULT_SECONDS = 60.0
+MAX_USER = 4096  # some are tokens, which begin alike
 DAY_NS = DAY * 1000
 
 UserFinder: TypeAlias = "Callable[[WSGIEnvironment], str | None]"
@@ -82,12 +83,13 @@ class Recorder:
     def prepare(self) -> None:
         """Fetch the key of ``user_hash`` while somebody is there to read what is wrong with it."""
         try:
-            self._visitors.user_hash(Client("", "", day=self._day(time_ns())), "", "")
+            self._visitors.user_hash(Client("", "", day=self._day()), "", "")
         except StorageError as error:
             logger.error("visits are dropped until the secret of user_hash can be read: %s", error)
 
-    def _day(self, timestamp_ns: int) -> int:
-        return timestamp_ns // DAY_NS if self._daily else 0
+    def _day(self) -> int:
+        # Of the end of a request: the key of the day when it began may be gone.
+        return time_ns() // DAY_NS if self._daily else 0
 
     def record(self, seen: Seen, bytes_sent: int | str, error: str = "") -> None:
         """Write the visit, once."""
@@ -134,7 +136,7 @@ class Recorder:
                 user = self._user(seen.environ)
             except Exception as fault:  # the visitor counts as one who is not named
                 self.report(fault)
-        return (*seen.client, user and text(str(user)), self._day(seen.timestamp_ns))
+        return (*seen.client, user and text(str(user), MAX_USER), self._day())
 
     def fault(self, fault: Exception) -> None:
         """Count a visit that could not be recorded, and log why."""

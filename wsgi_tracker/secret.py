@@ -71,7 +71,7 @@ class DailySecret:
         self._folder = folder
 
     def of(self, day: int) -> bytes:
-        """Return the secret of a day, in days since the epoch; all processes of a host agree.
+        """Return the secret of this day, in days since the epoch; all processes of a host agree.
 
         Raises :exc:`StorageError` where the folder cannot be written.
         """
@@ -81,20 +81,21 @@ class DailySecret:
             raise StorageError(f"the secret of the day cannot be kept: {error}") from error
 
     def _of(self, day: date) -> bytes:
-        # A visit that began before midnight may be hashed after it.
-        for kept in (day, day + timedelta(days=1)):
-            if secret := _read(self._path(kept)):
-                return secret
-        path = self._path(day)
+        # At midnight another process may be ahead by a moment.
+        today, tomorrow = self._path(day), self._path(day + timedelta(days=1))
+        secret = _read(today) or _read(tomorrow) or self._make(today) or _read(tomorrow)
+        if secret is None:
+            raise OSError(f"{today} is damaged, delete it")
+        # Each process does, as the one that made it may have been killed before.
+        for old in self._folder.glob(self._path(None).name):
+            if old not in (today, tomorrow):
+                _shred(old)
+        return secret
+
+    def _make(self, path: Path) -> bytes | None:
         with suppress(FileExistsError), _written(path, random_secret()) as written:
             os.link(written, path)  # unless another process was first
-        for old in self._folder.glob(self._path(None).name):
-            if old != path:
-                _shred(old)
-        secret = _read(path)
-        if secret is None:
-            raise OSError(f"{path} is damaged, delete it")
-        return secret
+        return _read(path)
 
     def _path(self, day: date | None) -> Path:
         return self._folder / f"secret-{day or '*'}"
@@ -117,7 +118,8 @@ def _read(path: Path) -> bytes | None:
         secret = path.read_bytes()
     except OSError:
         return None
-    return secret if len(secret) == SECRET_BYTES else None
+    # Zeros are what _shred leaves for a moment: whoever took them could be found out by anybody.
+    return secret if len(secret) == SECRET_BYTES and any(secret) else None
 
 
 @contextmanager

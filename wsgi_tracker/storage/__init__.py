@@ -54,9 +54,10 @@ class StorageFacts:
 
     ``last_ingest`` is in microseconds since the epoch, ``retention_days`` 0 where visits are kept
     for ever; ``replaced_at`` is when it was noticed that the file is not the one it was.
-    ``newest_visits`` is how many of the newest visits were looked at; ``only_address`` is the one
-    that all of them came from, if it is one.
-    ``agents_data`` names the data that classified the user agents, those that are newer excepted.
+    ``newest_visits`` is how many of the newest visits were looked at, without those of which only
+    the hit counts; ``only_address`` is the one that all of them came from, if it is one, and empty
+    where none has any. ``agents_data`` names the data that classified the user agents, those that
+    are newer excepted.
     """
 
     counts: Mapping[str, int]

@@ -15,14 +15,15 @@ from .purge import FOR_EVER, first_shown
 from .schema import schema_version
 from .settings import read_setting
 
-# The address only where it is that of all of them.
+# The address only where it is that of all of them; of whom only the hit counts, none is kept.
 NEWEST = """
-SELECT visits, agents, (SELECT ip_address FROM ip_addresses WHERE id = only_address_id) FROM (
-    SELECT count(*) AS visits, count(DISTINCT user_agent_id) AS agents, CASE
-        WHEN min(ip_address_id) = max(ip_address_id) AND count(ip_address_id) = count(*)
-        THEN min(ip_address_id) END AS only_address_id
-    FROM (SELECT user_agent_id, ip_address_id FROM visits WHERE timestamp >= ?
-        ORDER BY timestamp DESC LIMIT 1000))"""
+SELECT visits, agents, CASE WHEN addressed = 0 THEN '' WHEN addressed = visits AND first = last
+    THEN (SELECT ip_address FROM ip_addresses WHERE id = first) END
+FROM (SELECT count(*) AS visits, count(DISTINCT user_agent_id) AS agents,
+        count(ip_address_id) AS addressed, min(ip_address_id) AS first, max(ip_address_id) AS last
+    FROM (SELECT user_id, user_agent_id, ip_address_id FROM visits WHERE timestamp >= ?
+        ORDER BY timestamp DESC LIMIT 1000)
+    WHERE user_id IS NOT NULL)"""
 INGESTED = "SELECT name, value FROM settings WHERE name IN ('last_ingest', 'ingesting_pid')"
 
 

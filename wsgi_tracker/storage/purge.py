@@ -15,11 +15,12 @@ from __future__ import annotations
 import secrets
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import TypeAlias
 
+from ..errors import StorageError
 from ..period import DAY, HOUR
 from .schema import transaction
 from .settings import forget_setting, note_change, read_setting, write_setting
@@ -36,6 +37,7 @@ KEEP_FREE_PAGES = 1 / 100
 INTERVAL = HOUR
 LONGEST_LEAP = 2 * INTERVAL
 FOR_EVER = 0
+SWEEPS = 5  # of which others may each end one
 
 Phase: TypeAlias = Callable[[sqlite3.Connection], bool]
 
@@ -71,6 +73,13 @@ DELETE_VISITS = (
     ),
     "INSERT INTO settings (name, value) VALUES ('unswept', 1) "
     "ON CONFLICT (name) DO UPDATE SET value = value + 1",
+)
+WRITE_ANEW = (
+    "CREATE TABLE anew AS SELECT * FROM {table} ORDER BY id",
+    "DELETE FROM {table}",
+    "INSERT INTO {table} SELECT * FROM anew",
+    "DROP TABLE anew",
+    "REINDEX {table}",
 )
 END_OF_RANGE = "SELECT max(id), count(*) FROM (SELECT id FROM {} WHERE id > ? ORDER BY id LIMIT ?)"
 
@@ -166,12 +175,24 @@ def phases(before: int | None = None) -> Iterator[Phase]:
 
 
 def phases_for_user(user_hash: str) -> Iterator[Phase]:
-    """Yield what it takes to delete all visits of one user, and all that only they needed."""
+    """Yield what it takes to delete all visits of one user, and all that only they needed.
+
+    Raises :exc:`StorageError` where others delete visits again and again meanwhile.
+    """
     yield partial(delete_visits, VISITS_OF_USER, (user_hash,), Pace(VISITS_PER_STEP))
-    yield from _sweep()
+    for _ in range(SWEEPS):
+        if (yield from _sweep()):
+            break
+    else:
+        raise StorageError(
+            "others delete visits, too: the user's are gone, but no strings; try again"
+        )
+    for table in ("users", "endpoints", *_STRINGS):
+        yield partial(write_anew, table)
+    yield give_pages_back
 
 
-def _sweep() -> Iterator[Phase]:
+def _sweep() -> Generator[Phase, None, bool]:
     sweep = Sweep()
     yield sweep.begin
     yield sweep.read
@@ -179,6 +200,7 @@ def _sweep() -> Iterator[Phase]:
         yield partial(sweep.delete, table)
     yield sweep.end
     yield give_pages_back
+    return sweep.is_complete
 
 
 def set_floor(before: int, connection: sqlite3.Connection) -> bool:
@@ -239,6 +261,7 @@ class Sweep:
         self._deleting = Pace(STRINGS_PER_STEP)
         self._changes: int | None = None
         self._unswept: int | None = None
+        self.is_complete = False  # at its end: no string is left that was not used at its begin
 
     def begin(self, connection: sqlite3.Connection) -> bool:
         """Note what is true before reading begins."""
@@ -305,12 +328,25 @@ class Sweep:
     def end(self, connection: sqlite3.Connection) -> bool:
         """Note that no string is left over, if that is so."""
         with transaction(connection):
+            self.is_complete = self._unswept is None
             if self._can_go_on(connection):
+                self.is_complete = True
                 connection.execute(
                     "DELETE FROM settings WHERE name = 'unswept' AND value = ?", (self._unswept,)
                 )
                 forget_setting(connection, "sweep")
         return False
+
+
+def write_anew(table: str, connection: sqlite3.Connection) -> bool:
+    """Write a table of strings again, and overwrite the pages that it had.
+
+    Whenever SQLite moves rows to another page, it leaves copies behind that no deletion finds.
+    """
+    with transaction(connection):
+        for statement in WRITE_ANEW:
+            connection.execute(statement.format(table=table))
+    return False
 
 
 def give_pages_back(connection: sqlite3.Connection) -> bool:
