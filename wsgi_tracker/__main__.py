@@ -12,6 +12,7 @@ from .agents import data_version
 from .demo import demo
 from .errors import ConfigurationError, TrackerError
 from .identity import IDENTITIES
+from .period import load_zone
 from .storage import Storage, database_path, open_storage
 
 
@@ -42,6 +43,7 @@ def _parser() -> argparse.ArgumentParser:
     told.add_argument(
         "--forget-secret", action="store_true", help="take whatever secret= the next one is given"
     )
+    told.add_argument("--timezone", help="as Europe/Berlin; all visits are counted anew")
     told.set_defaults(run=configure)
     decided = commands.add_parser(
         "reclassify", help="decide every user agent anew, by the data that is installed here"
@@ -56,6 +58,9 @@ def configure(options: argparse.Namespace) -> None:
     settings: dict[str, str | None] = {}
     if options.identity:
         settings["identity"] = options.identity
+    if options.timezone:
+        load_zone(options.timezone)
+        settings["timezone"] = options.timezone
     if options.forget_secret:
         settings["secret_mark"] = None
     with closing(_open(options.database)) as storage:

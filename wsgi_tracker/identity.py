@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from .errors import ConfigurationError, StorageError
+from .errors import ConfigurationError
 from .secret import DailySecret, Secret, derived_secret, secret_mark
 from .storage import Storage
 
@@ -40,28 +40,10 @@ class Identity:
         """Whether unique users of longer periods are those of each day."""
         return self._identity == DAILY
 
-    def declare(self, storage: Storage) -> None:
-        """Let storage know, where nobody has yet; refuse what differs from what it knows."""
-        mark = secret_mark(self._secret)
-        try:
-            known = storage.declare({"identity": self._identity, "secret_mark": mark})
-        except StorageError as error:
-            storage.outage.report(f"identity={self._identity!r} could not be compared: {error}")
-            return
-        finally:
-            storage.close()  # who is refused leaves nothing open
-        if known["identity"] != self._identity:
-            raise ConfigurationError(
-                f"the database has identity={known['identity']!r}, given {self._identity!r}: give "
-                f"the same, or let 'python -m wsgi_tracker configure DATABASE --identity "
-                f"{self._identity}' change it"
-            )
-        if known["secret_mark"] != mark:
-            raise ConfigurationError(
-                "secret is not that of the applications which share the database: give the same, or "
-                "let 'python -m wsgi_tracker configure DATABASE --forget-secret' take the next one "
-                "given; visitors before and after count as others"
-            )
+    @property
+    def settings(self) -> dict[str, str]:
+        """What applications that share a storage must agree on."""
+        return {"identity": self._identity, "secret_mark": secret_mark(self._secret)}
 
     def key_finder(self, storage: Storage, folder: Path, own: Secret) -> Callable[[int], bytes]:
         """Return the function that returns the key of ``user_hash`` for a day."""

@@ -207,6 +207,13 @@ class Ingester:
         for segment in reading.finished:
             segment.unlink()
 
+    def count(self) -> bool:
+        """Count some visits that were not counted when they came; True if more are left.
+
+        The caller holds the host's ingest lock. Raises :exc:`StorageError`.
+        """
+        return self._storage.count()
+
     def catch_up(self, seconds: float) -> Queue:
         """Ingest, or wait for who does, all that is in the spool now; return what is left.
 

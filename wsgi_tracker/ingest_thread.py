@@ -1,4 +1,4 @@
-"""The thread that ingests, and purges between: much at a time, seldom, once per host."""
+"""The thread that ingests, and purges and counts between: much at a time, seldom, once per host."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ LONGEST_PAUSE_SECONDS = 1.0
 REST_PER_WORK = 20
 # What one rest may gather of what the spool may hold; the rest is for a load that grows.
 SPOOL_SHARE = 1 / 8
-SHORTEST_PURGE_PAUSE_SECONDS = 0.002
+SHORTEST_STEP_PAUSE_SECONDS = 0.002
+# How often visits that nobody has counted are looked for: there are none, as a rule.
+COUNT_SECONDS = 60.0
 
 
 class IngestThread:
@@ -48,6 +50,7 @@ class IngestThread:
         self._host_lock = HostLock.of(folder)
         self._longest_rest_bytes = max_spool_bytes * SPOOL_SHARE
         self._purge_outage = Outage("visits that are too old are not purged")
+        self._count_outage = Outage("reports are slow, as visits are not counted")
         self._look_outage = Outage("nobody looks at what was ingested", forget_seconds=60.0)
         self._start_outage = Outage("visits wait in the spool for a report, or for another process")
         self._reset()
@@ -58,6 +61,7 @@ class IngestThread:
         self._stop: Any = None
         self._stopped: Any = None
         self._pid = os.getpid()
+        self._count_at = 0.0
 
     def _check_process(self) -> None:
         # A fork that ran no Python hooks, as uWSGI's: the parent's thread is not here.
@@ -87,7 +91,7 @@ class IngestThread:
         pause = SHORTEST_PAUSE_SECONDS
         while not stop.acquire(timeout=pause):
             pause = self._host_lock.rest_seconds(LONGEST_PAUSE_SECONDS) or self._ingest(pause, stop)
-            pause = min(pause, self._purge())
+            pause = min(pause, self._purge(), self._count())
         stopped.release()
 
     def _ingest(self, pause: float, stop: Any) -> float:
@@ -113,32 +117,46 @@ class IngestThread:
         """Do one step of a purge, if it is time; return how long the next one can wait."""
         if not self._retention.is_due():
             return LONGEST_PAUSE_SECONDS
+        return self._take_step(self._retention.step, self._purge_outage)
+
+    def _count(self) -> float:
+        """Count some that was not counted as it came; return how long the next step can wait."""
+        if time.monotonic() < self._count_at:
+            return LONGEST_PAUSE_SECONDS
+        pause = self._take_step(self._ingester.count, self._count_outage)
+        if pause == LONGEST_PAUSE_SECONDS:
+            self._count_at = time.monotonic() + COUNT_SECONDS
+        return pause
+
+    def _take_step(self, step: Callable[[], bool], outage: Outage) -> float:
+        """Take one, if nobody else on this host works; return how long the next one can wait."""
         began = time.monotonic()
         try:
             with spool_errors(), self._host_lock.held() as ours:
                 if not ours:
                     return LONGEST_PAUSE_SECONDS
-                more = self._retention.step()
-            self._purge_outage.over()
+                more = step()
+            outage.over()
         except StorageError as error:
             if not self._ingester.problems:  # else it is known
-                self._purge_outage.report(str(error))
+                outage.report(str(error))
             return LONGEST_PAUSE_SECONDS
         except Exception as error:  # whatever it is, there is a next time
-            self._purge_outage.report_bug(error)
+            outage.report_bug(error)
             return LONGEST_PAUSE_SECONDS
         if not more:
             return LONGEST_PAUSE_SECONDS
         # As long as the step took, that others get their turn.
-        return max(time.monotonic() - began, SHORTEST_PURGE_PAUSE_SECONDS)
+        return max(time.monotonic() - began, SHORTEST_STEP_PAUSE_SECONDS)
 
     @property
     def problems(self) -> list[str]:
         """What keeps the thread from its work; nothing where there is to be none in this process."""
         if self._stop is None:
             return [known for known in [self._start_outage.known] if known]
-        purge = self._purge_outage.known
-        return [*self._ingester.problems, *([purge] if purge else [])]
+        outages = (self._purge_outage, self._count_outage)
+        known = [problem for outage in outages if (problem := outage.known)]
+        return [*self._ingester.problems, *known]
 
     def stop(self, timeout_seconds: float = 5.0) -> None:
         """Stop it and wait for its end; a later ``start`` begins another."""

@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from .addresses import TrustedProxies
+from .agreement import agree
 from .api import Api
 from .auth import Auth
 from .endpoints import EndpointFinder, endpoints_by
@@ -32,6 +33,7 @@ from .options import (
     check_retention,
     check_spool_size,
 )
+from .period import load_zone
 from .process import threads_run
 from .proxies import ProxyCheck
 from .recorder import Recorder, UserFinder, user_finder
@@ -63,7 +65,8 @@ class Tracker:
     ``collapse_ids``, an endpoint that is a path has ``<int>``, ``<uuid>``, ``<hex>`` for its ids.
     ``user`` is a key of environ, or a callable on it, that names who asks. ``exclude`` holds path
     globs, methods, addresses, networks and callables. ``trusted_proxies`` are addresses, networks,
-    or ``"unix"``. ``ip_addresses`` is ``"full"``, ``"truncated"`` or ``"none"``; ``identity`` is
+    or ``"unix"``. ``ip_addresses`` is ``"full"``, ``"truncated"`` or ``"none"``. Hours, days, weeks and months are
+    those of ``timezone``, as ``Europe/Berlin``. ``identity`` is
     ``"permanent"`` or ``"daily"``, under a random secret or one that ``secret`` derives; with
     ``honor_privacy_signals``, who sends one is counted as a hit alone. Visits older than
     ``retention_days`` are deleted, hourly, by a process that ingests; 0 keeps all, and
@@ -86,6 +89,7 @@ class Tracker:
         exclude: Iterable[Rule] = (),
         trusted_proxies: Iterable[str] = (),
         ip_addresses: str = "full",
+        timezone: str = "UTC",
         identity: str = "permanent",
         secret: str | bytes | None = None,
         honor_privacy_signals: bool = False,
@@ -100,6 +104,7 @@ class Tracker:
         check_ip_addresses(ip_addresses)
         check_positive("max_endpoints", max_endpoints)
         check_retention(retention_days)
+        load_zone(timezone)
         check_spool_size(max_spool_bytes)
         check_flags(
             collapse_ids=collapse_ids,
@@ -119,7 +124,7 @@ class Tracker:
         self._ingest = ingest
         self._has_ingest_thread = ingest and _threads_run()
         self._open(database_path(database), max_endpoints, max_spool_bytes, fsync)
-        who.declare(self._storage)
+        agree(self._storage, {**who.settings, "timezone": timezone})
         proxy_check = ProxyCheck(self._storage, proxies, ip_addresses)
         self._assemble_ingest(retention_days, max_spool_bytes, fsync, proxy_check)
         visitors = Visitors(

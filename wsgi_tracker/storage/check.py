@@ -127,6 +127,9 @@ def _comparisons() -> Iterator[tuple[str, str, str]]:
             ("class, endpoints", ENDPOINTS, ENDPOINTS_FOUND),
             ("endpoint, class, hits, users, first, last", HITS, HITS_FOUND),
         ):
-            texts = (text.format(**words, **numbers) for text in (counted, found))
-            yield f"{name} ({name}, {columns})", *texts
+            yield (
+                f"{name} ({name}, {columns})",
+                counted.format(**words, **numbers),
+                found.format(**words, **numbers),
+            )
     yield "outcomes (day, endpoint, status class, latency, hits)", OUTCOMES, OUTCOMES_FOUND

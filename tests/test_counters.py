@@ -1,0 +1,379 @@
+"""Counters answer as the visits themselves do, whatever comes, goes and changes, in any order."""
+
+from __future__ import annotations
+
+import itertools
+import sqlite3
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from wsgi_tracker import Visit, open_storage
+from wsgi_tracker.agents import CLASSES, ClassFilter
+from wsgi_tracker.errors import StorageError
+from wsgi_tracker.period import DAY, HOUR, SLOT, Granularity, bucket_start, load_zone
+from wsgi_tracker.storage import Batch, Storage, counted, counters, purge, raw, uncount
+from wsgi_tracker.storage.purge import first_shown, phases_for_user
+
+BEGIN = 1_729_814_400_000_000  # 2024-10-25, two days before clocks change in Europe
+ZONES = "UTC Europe/Berlin Asia/Kathmandu America/St_Johns Australia/Lord_Howe Pacific/Apia".split()
+AGENTS = [None, " ", "curl/8", "Googlebot/2.1", "Mozilla/5.0 (X11; rv:128.0) Firefox/128.0"]
+ONLY = [None, *map(ClassFilter, CLASSES)]
+serial = itertools.count()
+
+users = st.sampled_from([None, "a", "b", "c"])
+spans = st.sampled_from([SLOT, HOUR, DAY, 9 * DAY, 400 * DAY])
+moments = spans.flatmap(lambda span: st.integers(BEGIN, BEGIN + span))
+visits = st.builds(
+    Visit,
+    timestamp=moments | moments.map(lambda moment: moment // SLOT * SLOT),
+    user_hash=users,
+    method=st.sampled_from(["GET", "POST"]),
+    endpoint=st.sampled_from(["/", "/boxes"]),
+    status=st.sampled_from([200, 404, 500, None]),
+    duration_us=st.integers(0, 10**7) | st.none(),
+    user_agent=st.sampled_from(AGENTS),
+)
+steps = st.lists(
+    st.one_of(
+        st.tuples(st.just("ingest"), st.lists(visits, max_size=12)),
+        st.tuples(st.just("forget"), users.filter(bool)),
+        st.tuples(st.just("purge"), moments),
+        st.tuples(st.just("keep"), st.none()),
+        st.tuples(st.just("edit"), st.sampled_from(["a", "b"])),
+        st.tuples(st.just("delete"), st.sampled_from(["/", "/boxes"])),
+        st.tuples(st.just("rebuild"), st.none()),
+    ),
+    min_size=1,
+    max_size=8,
+)
+
+
+class Counted:
+    """A storage, and what can happen to it."""
+
+    def __init__(self, folder: Path, zone: str = "UTC") -> None:
+        self.database = folder / "visits.db"
+        self.storage: Storage = open_storage(self.database)
+        self.storage.declare({"timezone": zone})
+        self.zone = load_zone(zone)
+
+    def ingest(self, came: Iterable[Visit]) -> None:
+        data = b"".join(visit.line() for visit in came)
+        segment = str(next(serial))
+        self.storage.ingest([segment], lambda _: Batch(data, {segment: 1}), durable=False)
+
+    def forget(self, user: str) -> None:
+        for _ in self.storage._steps(phases_for_user(user)):  # type: ignore[attr-defined]
+            pass
+
+    def purge(self, before: int) -> None:
+        for _ in self.storage.purge(before):
+            pass
+
+    def keep(self, _: None) -> None:
+        """Keep visits for longer than before."""
+        self.purge(0)
+
+    def edit(self, user: str) -> None:
+        self.sql(
+            "UPDATE user_visits SET endpoint = '/other', timestamp_us = timestamp_us + ?, "
+            f"timestamp = NULL WHERE id = (SELECT min(id) FROM user_visits WHERE user_hash = '{user}')",
+            HOUR,
+        )
+
+    def delete(self, endpoint: str) -> None:
+        newest = "(SELECT max(id) FROM user_visits WHERE endpoint = ?)"
+        self.sql(f"DELETE FROM user_visits WHERE id = {newest}", endpoint)
+
+    def rebuild(self, _: None) -> None:
+        for _ in self.storage.rebuild():
+            pass
+
+    def sql(self, statement: str, *values: Any) -> list[Any]:
+        with closing(sqlite3.connect(self.database, isolation_level=None)) as connection:
+            return connection.execute(statement, values).fetchall()
+
+    def count(self) -> None:
+        while self.storage.count():
+            pass
+
+    @contextmanager
+    def reading(self) -> Iterator[sqlite3.Connection]:
+        with self.storage._file.read() as connection:  # type: ignore[attr-defined]
+            yield connection
+
+    def is_complete(self) -> bool:
+        with self.reading() as connection:
+            return counted.can_answer(connection, None)
+
+    def check_reports(self, starts: Iterable[int]) -> None:
+        """Ask the counters, and the visits, about windows with these starts."""
+        with self.reading() as connection:
+            assert counted.can_answer(connection, None)
+            floor = first_shown(connection, 0)
+            for start, only in itertools.product({max(floor, s) for s in starts}, ONLY):
+                asked = connection, start, only
+                assert counted.stats(*asked) == raw.stats(*asked)
+                assert counted.summary(*asked) == raw.summary(*asked)
+                for granularity in Granularity:
+                    question = connection, start, granularity, only
+                    assert counted.trends(*question) == raw.trends(*question)
+
+
+@pytest.fixture
+def db(tmp_path: Path) -> Iterator[Counted]:
+    db = Counted(tmp_path)
+    yield db
+    db.storage.close()
+
+
+def visit(timestamp: int, user: str | None = "a", **fields: Any) -> Visit:
+    return Visit(
+        timestamp, user, fields.pop("method", "GET"), fields.pop("endpoint", "/"), **fields
+    )
+
+
+@settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    steps, st.sampled_from(ZONES), st.sampled_from([2, 5, 1 << 15]), st.lists(moments, max_size=4)
+)
+@example([("ingest", [])], "UTC", 2, [])
+def test_counters_are_those_of_the_visits(
+    happened: list[Any], zone: str, step: int, starts: list[int]
+) -> None:
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(counters, "VISITS_PER_STEP", step)
+        patch.setattr(purge, "VISITS_PER_STEP", step)
+        patch.setattr(uncount, "BUCKETS_PER_STEP", step)
+        db = Counted(Path(folder), zone)
+        for name, what in happened:
+            getattr(db, name)(what)
+        db.count()
+        edges = [bucket_start(g, BEGIN + 3 * DAY, db.zone) for g in Granularity]
+        difference = db.storage.check()
+        db.check_reports([0, BEGIN, BEGIN + DAY, *edges, *starts])
+        db.rebuild(None)
+        rebuilt = db.storage.check()
+        db.storage.close()
+
+    assert (difference, rebuilt) == (None, None)
+
+
+ZEROS = {"totals": "hits OR endpoints OR users_hour OR users", "hits": "hits", "outcomes": "hits"}
+
+
+def test_counters_kept_along_the_way_are_a_rebuilds_row_for_row(db: Counted) -> None:
+    came = [
+        visit(BEGIN + n * 7919 % 31 * HOUR + n, f"u{n % 7}", user_agent=AGENTS[n % 5])
+        for n in range(400)
+    ]
+    for n in range(0, 400, 13):
+        db.ingest(reversed(came[n : n + 13]))
+    db.forget("u3")
+
+    def rows(table: str) -> set[Any]:
+        return set(db.sql(f"SELECT * FROM {table} WHERE {ZEROS.get(table, 'true')}"))
+
+    tables = ["visitors", "pairs", *ZEROS]
+    kept = {table: rows(table) for table in tables}
+    db.rebuild(None)
+
+    assert kept == {table: rows(table) for table in tables}
+
+
+def test_batch_is_counted_in_its_own_transaction(db: Counted) -> None:
+    db.ingest([visit(BEGIN)])  # its user agent's class is none that is to be decided
+    with db.reading() as connection:
+        assert counted.is_complete(connection)
+        db.ingest([visit(BEGIN + 1), visit(BEGIN + 2)])
+        assert counted.summary(connection, 0, None) == raw.summary(connection, 0, None)
+        assert counted.summary(connection, 0, None).total_hits == 1
+
+    assert db.is_complete()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param("UPDATE user_visits SET endpoint = '/new'", id="update through the view"),
+        pytest.param("UPDATE visits SET timestamp = timestamp - 86400000000", id="update"),
+        pytest.param("DELETE FROM user_visits WHERE endpoint = '/boxes'", id="delete"),
+        pytest.param(
+            "DELETE FROM visits WHERE id = (SELECT max(id) FROM visits)", id="newest gone"
+        ),
+        pytest.param(
+            "INSERT INTO user_visits (id, endpoint, method, timestamp) "
+            "VALUES (-5, '/new', 'GET', '2024-10-25T00:00:00Z')",
+            id="an id below all",
+        ),
+        pytest.param(
+            "INSERT INTO user_visits (endpoint, method, timestamp) "
+            "VALUES ('/new', 'GET', '2024-10-25T00:00:00Z')",
+            id="insert",
+        ),
+        pytest.param(
+            "UPDATE user_agents SET class = 'feed' WHERE user_agent = 'curl/8'", id="class"
+        ),
+    ],
+)
+def test_reports_are_right_before_what_was_changed_by_hand_is_counted(
+    change: str, db: Counted
+) -> None:
+    db.ingest(visit(BEGIN + n, f"u{n % 3}", user_agent="curl/8") for n in range(20))
+    db.ingest([visit(BEGIN + DAY, endpoint="/boxes"), visit(BEGIN + DAY + 1)])
+    assert db.is_complete()
+
+    db.sql(change)
+
+    assert not db.is_complete()
+    with db.reading() as connection:
+        expected = raw.stats(connection, 0, None), raw.summary(connection, 0, ClassFilter("feed"))
+    assert (db.storage.stats(0), db.storage.summary(0, ClassFilter("feed"))) == expected
+    db.count()
+    assert db.is_complete()
+    assert (db.storage.stats(0), db.storage.summary(0, ClassFilter("feed"))) == expected
+    assert db.storage.check() is None
+
+
+@pytest.mark.parametrize(
+    ("damage", "named"),
+    [
+        ("UPDATE totals SET hits = hits + 1 WHERE level = 0", "slot (slot, class, hits"),
+        ("UPDATE totals SET users_week = users_week + 1 WHERE level = 0", "slot (slot"),
+        ("UPDATE totals SET users_month = users_month + 1 WHERE level = 4", "month (month, class"),
+        ("UPDATE totals SET endpoints = 9 WHERE level = 2", "day (day, class, endpoints)"),
+        ("UPDATE hits SET users = 0 WHERE level = 1", "hour (hour, endpoint, class, hits"),
+        ("UPDATE hits SET first = first + 1 WHERE level = 4", "month (month, endpoint, class"),
+        ("DELETE FROM hits WHERE level = 3", "week (week, endpoint, class"),
+        ("UPDATE visitors SET last_slot = last_slot + 1", "visitors (user_id, class, last)"),
+        ("DELETE FROM pairs", "pairs (user_id, endpoint_id, class, last)"),
+        ("UPDATE outcomes SET status_class = 3", "outcomes (day, endpoint, status class"),
+    ],
+)
+def test_check_names_the_first_difference(damage: str, named: str, db: Counted) -> None:
+    db.ingest(visit(BEGIN + n * HOUR, f"u{n % 3}", status=200, duration_us=n) for n in range(50))
+    assert db.storage.check() is None
+
+    db.sql(damage)
+
+    difference = db.storage.check()
+    assert difference is not None
+    assert difference.startswith(named)
+
+
+def test_forgotten_visitor_costs_no_count_of_the_others(db: Counted) -> None:
+    db.ingest(visit(BEGIN + n * HOUR, f"u{n % 5}", user_agent=AGENTS[n % 4]) for n in range(300))
+
+    db.forget("u1")
+
+    assert db.is_complete()  # reports are as fast as before
+    assert db.storage.check() is None
+    assert db.storage.summary(0).total_unique_users == 4
+
+
+def test_counters_of_what_is_purged_are_dropped(db: Counted) -> None:
+    db.ingest(visit(BEGIN + n * DAY, f"u{n}") for n in range(120))
+    before = {table: db.sql(f"SELECT count(*) FROM {table}")[0][0] for table in counters.TABLES}
+
+    db.purge(BEGIN + 110 * DAY)
+
+    left = {table: db.sql(f"SELECT count(*) FROM {table}")[0][0] for table in counters.TABLES}
+    assert db.is_complete()
+    assert (left["visitors"], left["pairs"]) == (10, 10)
+    assert all(left[table] < before[table] / 2 for table in counters.TABLES)
+    assert db.storage.check() is None
+
+
+def test_visits_below_the_floor_are_not_counted_and_come_back_with_a_longer_retention(
+    db: Counted,
+) -> None:
+    db.ingest([visit(BEGIN), visit(BEGIN + 9 * DAY)])
+    db.purge(BEGIN + 5 * DAY)
+    db.ingest([visit(BEGIN + DAY, "late")])
+
+    assert db.storage.summary(0).total_hits == 1
+    db.sql("UPDATE settings SET value = 0 WHERE name = 'floor'")
+    db.sql("UPDATE settings SET value = value + 1 WHERE name = 'changes'")
+    db.count()
+
+    assert db.storage.summary(0).total_hits == 2
+    assert db.storage.check() is None
+
+
+def test_other_time_zone_has_all_visits_counted_anew(db: Counted) -> None:
+    db.ingest([visit(BEGIN + 22 * HOUR + 1), visit(BEGIN + 23 * HOUR)])
+    assert [row.time_bucket for row in db.storage.trends(0, Granularity.DAY)] == ["2024-10-25"]
+
+    db.storage.configure({"timezone": "Europe/Berlin"})
+
+    assert not db.is_complete()
+    for _ in range(2):
+        assert [row.time_bucket for row in db.storage.trends(0, Granularity.DAY)] == ["2024-10-26"]
+        db.count()
+    assert db.is_complete()
+
+
+def test_time_zone_that_is_unknown_here_is_said(db: Counted) -> None:
+    db.ingest([visit(BEGIN)])
+    db.storage.configure({"timezone": "Mars/Olympus"})
+
+    with pytest.raises(StorageError, match="time zone unknown here: timezone is a name"):
+        db.storage.trends(0, Granularity.DAY)
+
+
+def test_visits_are_stored_though_they_cannot_be_counted(
+    db: Counted, caplog: pytest.LogCaptureFixture
+) -> None:
+    db.ingest([visit(BEGIN)])
+    db.sql("DROP TABLE totals")
+
+    db.ingest([visit(BEGIN + 1)])
+    db.ingest([visit(BEGIN + 2)])
+
+    assert len([text for text in caplog.messages if "not counted" in text]) == 1
+    assert db.storage.summary(0).total_hits == 3
+
+
+def test_rebuild_lets_others_write_in_between(db: Counted, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(counters, "VISITS_PER_STEP", 10)
+    db.ingest(visit(BEGIN + n, f"u{n % 3}") for n in range(60))
+    taken = 0
+    for taken, _ in enumerate(db.storage.rebuild(), 1):
+        db.ingest([visit(BEGIN + DAY + taken)])
+        assert db.storage.summary(0).total_hits == 60 + taken
+
+    assert taken > 3
+    assert db.is_complete()
+    assert db.storage.check() is None
+
+
+def rows_read(connection: sqlite3.Connection, ask: Callable[[], Any]) -> int:
+    """Return how many thousands of SQLite's instructions an answer takes."""
+    steps = itertools.count()
+    connection.set_progress_handler(lambda: next(steps) and None, 1000)
+    ask()
+    connection.set_progress_handler(None, 0)
+    return next(steps)
+
+
+def test_reports_take_no_longer_with_ten_times_the_visits(db: Counted) -> None:
+    costs = []
+    for times in (1, 10):
+        db.ingest(
+            visit(BEGIN + n * DAY // 50 + times, f"u{n % 10}", endpoint=f"/{n % 5}")
+            for _ in range(times)
+            for n in range(2000)
+        )
+        db.count()
+        with db.reading() as connection:
+            start = BEGIN + 10 * DAY + 1
+            costs.append(rows_read(connection, lambda: counted.stats(connection, start, None)))  # noqa: B023
+
+    assert costs[1] < 1.5 * costs[0] + 5
