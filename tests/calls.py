@@ -108,7 +108,7 @@ def hello(environ, start_response):
     return [b""]
 
 def ask(path):
-    environ = {"PATH_INFO": path}
+    environ = {"PATH_INFO": path, "REMOTE_ADDR": "8.8.8.8"}
     setup_testing_defaults(environ)
     return b"".join(tracker(environ, lambda status, headers, exc_info=None: print))
 

@@ -79,7 +79,7 @@ with Tracker(app, sys.argv[1], require_token=False) as tracker:
     print("ready", flush=True)
     sys.stdin.readline()
     for number in range(50):
-        client.get(f"/{sys.argv[2]}")
+        client.get(f"/{sys.argv[2]}", environ_overrides={"REMOTE_ADDR": "8.8.8.8"})
     report = client.get("/api/tracking/summary")
     assert "Wsgi-Tracker-Queued" in report.headers or report.json["total_hits"] >= 50
 """
