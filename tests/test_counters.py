@@ -82,10 +82,12 @@ class Counted:
         self.purge(0)
 
     def edit(self, user: str) -> None:
+        oldest = "(SELECT min(id) FROM user_visits WHERE user_hash = ?)"
         self.sql(
-            "UPDATE user_visits SET endpoint = '/other', timestamp_us = timestamp_us + ?, "
-            f"timestamp = NULL WHERE id = (SELECT min(id) FROM user_visits WHERE user_hash = '{user}')",
+            "UPDATE user_visits SET endpoint = '/other', timestamp_us = timestamp_us + ? "
+            f"WHERE id = {oldest}",
             HOUR,
+            user,
         )
 
     def delete(self, endpoint: str) -> None:

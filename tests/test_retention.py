@@ -381,7 +381,7 @@ def test_others_write_between_any_two_steps(kept: Kept) -> None:
 
 
 def test_file_shrinks_and_its_log_stays_small(kept: Kept) -> None:
-    kept.ingest(visit(FLOOR - 1 - number, number) for number in range(6000))
+    kept.ingest(visit(FLOOR - 50 * DAY - number, number) for number in range(6000))
     kept.ingest([visit(NOW)])
     with kept.storage._file._pool.writer() as connection:  # type: ignore[attr-defined]
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
