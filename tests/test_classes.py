@@ -210,7 +210,7 @@ def test_worker_that_ends_while_it_decides_keeps_what_was_rejected(
         raise SystemExit
 
     host.segment(lines([CHROME]) + b"5\n")
-    monkeypatch.setattr(host.storage._decisions, "after", end)  # type: ignore[attr-defined]
+    monkeypatch.setattr(host.storage._counting._decisions, "after", end)  # type: ignore[attr-defined]
 
     with pytest.raises(SystemExit):
         host.ingester.run_once()

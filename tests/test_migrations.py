@@ -130,6 +130,8 @@ def test_schema_is_that_of_a_new_database(version: int, tmp_path: Path) -> None:
         open_storage(tmp_path / name).close()
 
     assert schema(tmp_path / "old.db") == schema(tmp_path / "new.db")
+    if version > 2:  # which kept the identity from the first application on
+        return
     # Its visits are those of people: an application that counts days must not join unnoticed.
     identity = "SELECT value FROM settings WHERE name = 'identity'"
     assert sql(tmp_path / "old.db", identity) == [("permanent",)]

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta, timezone
+from typing import Any
+from zoneinfo import available_timezones
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from wsgi_tracker.errors import ConfigurationError
 from wsgi_tracker.period import (
     DAY,
     PERIODS,
+    SLOT,
     TREND_PERIODS,
     Granularity,
     bucket_label,
     bucket_start,
+    first_whole,
     iso_timestamp,
+    load_zone,
+    next_bucket,
     window_start,
 )
 
@@ -115,3 +122,52 @@ def test_window_does_not_begin_before_the_epoch() -> None:
 )
 def test_timestamp_is_shown_in_whole_seconds(moment: str, shown: str) -> None:
     assert iso_timestamp(micro(moment)) == shown
+
+
+@pytest.mark.parametrize(
+    ("zone", "moment", "hour", "day"),
+    [
+        pytest.param("Europe/Berlin", "2025-03-30T00:59", "00:00", "2025-03-29T23:00", id="before"),
+        pytest.param("Europe/Berlin", "2025-03-30T01:00", "01:00", "2025-03-29T23:00", id="set on"),
+        pytest.param("Europe/Berlin", "2025-10-26T00:30", "00:00", "2025-10-25T22:00", id="2 a.m."),
+        pytest.param("Europe/Berlin", "2025-10-26T01:30", "01:00", "2025-10-25T22:00", id="again"),
+        pytest.param("Asia/Kathmandu", "2025-08-13T18:14", "17:15", "2025-08-12T18:15", id=":45"),
+        pytest.param(
+            "America/Sao_Paulo", "2018-11-04T03:30", "03:00", "2018-11-04T03:00", id="no 0"
+        ),
+        pytest.param("Pacific/Apia", "2011-12-30T10:30", "10:00", "2011-12-30T10:00", id="no 30th"),
+    ],
+)
+def test_hours_and_days_are_those_of_the_zone(zone: str, moment: str, hour: str, day: str) -> None:
+    at, local = micro(moment), load_zone(zone)
+
+    assert iso_timestamp(bucket_start(Granularity.HOUR, at, local))[11:16] == hour
+    assert iso_timestamp(bucket_start(Granularity.DAY, at, local))[:16] == day
+
+
+@settings(max_examples=500)
+@given(
+    st.sampled_from(sorted(available_timezones())),
+    st.integers(micro("1972-02-01T00:00"), LAST - 60 * DAY),
+    st.sampled_from(Granularity),
+)
+def test_buckets_follow_each_other_in_every_zone(
+    zone: str, timestamp: int, granularity: Granularity
+) -> None:
+    local = load_zone(zone)
+
+    start = bucket_start(granularity, timestamp, local)
+    end = next_bucket(granularity, start, local)
+
+    assert start <= timestamp < end
+    assert start % SLOT == end % SLOT == 0
+    assert bucket_start(granularity, end - 1, local) == start
+    assert bucket_start(granularity, end, local) == end
+    assert first_whole(granularity, start, local) == start
+    assert first_whole(granularity, start + 1, local) == end
+
+
+@pytest.mark.parametrize("name", ["", "Mars/Olympus", "../etc/passwd", "Europe", "x" * 300, None])
+def test_zone_that_is_none_is_refused(name: Any) -> None:
+    with pytest.raises(ConfigurationError, match="timezone is a name such as UTC"):
+        load_zone(name)

@@ -13,6 +13,7 @@ from contextlib import closing, contextmanager, suppress
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 import webtest
@@ -72,11 +73,11 @@ visits = st.lists(
 
 
 @contextmanager
-def reporting(recorded: Iterable[Visit]) -> Iterator[webtest.TestApp]:
+def reporting(recorded: Iterable[Visit], zone: str = "UTC") -> Iterator[webtest.TestApp]:
     """Spool visits as another process would, and yield a client at the moment NOW."""
     with tempfile.TemporaryDirectory() as folder:
         database = Path(folder) / "visits.db"
-        with Tracker(lambda *args: [], database, ingest=False) as tracker:
+        with Tracker(lambda *args: [], database, ingest=False, timezone=zone) as tracker:
             tracker._api._clock = lambda: micro(NOW) * 1000
             spool(database, recorded)
             yield webtest.TestApp(tracker)
@@ -129,21 +130,22 @@ def count_summary(recorded: list[Visit]) -> dict[str, Any]:
     }
 
 
-def bucket(visit: Visit, granularity: str) -> str:
-    at = moment(visit)
+def bucket(visit: Visit, granularity: str, zone: str) -> str:
+    at = moment(visit).astimezone(ZoneInfo(zone))
+    if granularity == "hour":
+        start = moment(visit) - timedelta(minutes=at.minute, seconds=at.second)
+        return start.strftime("%Y-%m-%dT%H:%M:00Z")
     if granularity == "week":
         at -= timedelta(days=at.isoweekday() - 1)
-    return at.strftime(
-        {"hour": "%Y-%m-%dT%H:00:00Z", "day": "%Y-%m-%d", "week": "%Y-%m-%d", "month": "%Y-%m"}[
-            granularity
-        ]
-    )
+    return at.strftime("%Y-%m" if granularity == "month" else "%Y-%m-%d")
 
 
-def count_trends(recorded: list[Visit], granularity: str) -> list[dict[str, Any]]:
+def count_trends(
+    recorded: list[Visit], granularity: str, zone: str = "UTC"
+) -> list[dict[str, Any]]:
     groups = defaultdict(list)
     for visit in recorded:
-        groups[bucket(visit, granularity)].append(visit)
+        groups[bucket(visit, granularity, zone)].append(visit)
     return [
         {
             "time_bucket": label,
@@ -156,9 +158,9 @@ def count_trends(recorded: list[Visit], granularity: str) -> list[dict[str, Any]
 
 
 @settings(max_examples=60, deadline=None)
-@given(visits)
-def test_reports_equal_a_recount(recorded: list[Visit]) -> None:
-    with reporting(recorded) as client:
+@given(visits, st.sampled_from(["UTC", "Europe/Berlin", "Asia/Kathmandu", "America/St_Johns"]))
+def test_reports_equal_a_recount(recorded: list[Visit], zone: str) -> None:
+    with reporting(recorded, zone) as client:
         for period, days in PERIODS.items():
             stats = client.get(f"/api/tracking/stats?period={period}").json
             summary = client.get(f"/api/tracking/summary?period={period}").json
@@ -174,7 +176,7 @@ def test_reports_equal_a_recount(recorded: list[Visit]) -> None:
             for granularity in ("hour", "day", "week", "month"):
                 question = f"granularity={granularity}&period={period}"
                 trends = client.get(f"/api/tracking/trends?{question}").json["trends"]
-                assert trends == count_trends(within(recorded, days), granularity)
+                assert trends == count_trends(within(recorded, days), granularity, zone)
         newest = client.get("/api/tracking/visits?limit=10").json["visits"]
         assert [visit["timestamp"] for visit in newest] == [
             iso([moment(visit)], max) for visit in sorted(recorded, key=moment, reverse=True)[:10]

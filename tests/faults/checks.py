@@ -18,7 +18,7 @@ from locks import ingesting
 from servers import TOKEN, Server
 from werkzeug.test import Client
 
-from wsgi_tracker import Tracker
+from wsgi_tracker import Tracker, open_storage
 
 PATIENCE_SECONDS = 30
 QUEUED = "wsgi-tracker-queued"
@@ -33,6 +33,8 @@ def recorded(database: Path) -> tuple[Counter[int], dict[str, int]]:
         deadline = time.monotonic() + PATIENCE_SECONDS
         while QUEUED in Client(tracker).get("/api/tracking/summary").headers:
             assert time.monotonic() < deadline, "visits wait in the spool"
+    with closing(open_storage(database)) as storage:
+        assert storage.check() is None  # the counters are those of the visits
     with closing(sqlite3.connect(database)) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
         counts = dict(connection.execute("SELECT name, value FROM counts"))
