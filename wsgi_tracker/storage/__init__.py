@@ -57,7 +57,8 @@ class StorageFacts:
     ``newest_visits`` is how many of the newest visits were looked at, without those of which only
     the hit counts; ``only_address`` is the one that all of them came from, if it is one, and empty
     where none has any. ``agents_data`` names the data that classified the user agents, those that
-    are newer excepted.
+    are newer excepted. ``uncounted`` is how many visits are not counted yet, and never less: while
+    there are any, reports read all of their period.
     """
 
     counts: Mapping[str, int]
@@ -70,6 +71,7 @@ class StorageFacts:
     schema: int
     retention_days: int
     agents_data: str | None
+    uncounted: int
     newest_visits: int
     newest_user_agents: int
     only_address: str | None

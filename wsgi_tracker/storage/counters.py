@@ -188,6 +188,12 @@ class State:
         """Whether every visit is counted."""
         return self.is_sound and self.counted_id == self.newest_id
 
+    @property
+    def uncounted(self) -> int:
+        """How many visits are not counted, at most: ids may be missing in between."""
+        counted_id = self.counted_id if self.is_sound else NOTHING
+        return max(0, self.newest_id - max(counted_id, 0))
+
 
 def prepare_counting(connection: sqlite3.Connection) -> None:
     """Make the temporary tables that a connection counts with."""
