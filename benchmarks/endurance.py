@@ -4,8 +4,8 @@
     python benchmarks/endurance.py kills [--kills 100] [--only mod_wsgi]
     python benchmarks/endurance.py soak [--requests 3000000]
 
-It exits with 1 if a visit was lost or counted twice, or a report held less than was answered before
-it was asked for. `kills.py` and `soak.py` say what they do, and what their columns mean.
+It exits with 1 if a visit was lost or counted twice, a report held less than was answered before it
+was asked for, or memory, descriptors, threads, spool or log grew and grew. `kills.py` and `soak.py` say what they do, and what their columns mean.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def main() -> int:
             rows.append(row)
     finally:
         common.write_json_lines(options.json, rows)
-    return int(any(row.get(fault) for row in rows for fault in kills.FAULTS))
+    return int(any(row.get(fault) for row in rows for fault in (*kills.FAULTS, "grown")))
 
 
 if __name__ == "__main__":

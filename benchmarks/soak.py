@@ -1,7 +1,8 @@
 """Load a server for long, and look at what it holds: none of it may grow.
 
 gunicorn with two threaded workers, and `wrk` (a package of Debian and others). Every few seconds it
-looks at memory, descriptors, threads, the spool and the write-ahead log.
+looks at memory, descriptors, threads, the spool and the write-ahead log. `grown` counts what the second
+half of a long run held more of than the first, once SQLite's caches are full.
 """
 
 from __future__ import annotations
@@ -25,6 +26,9 @@ from servers import Server, report
 WORKERS = 2
 SAMPLE_SECONDS = 5.0
 SHOWN = 12
+FLAT = ("memory MB", "descriptors", "threads", "log MB", "spool MB")
+WARM_VISITS = 400_000
+SPARE = 2  # MB, or descriptors and threads, beside a tenth: a report may be under way
 
 
 def require_wrk() -> str:
@@ -35,8 +39,10 @@ def require_wrk() -> str:
 def run(requests: int) -> Iterator[dict[str, Any]]:
     """Send so many requests, and yield what the processes hold meanwhile.
 
-    Last comes how many were `answered`, as the load counts them, and how many of those are `lost`.
+    Last comes how many were `answered`, as the load counts them, how many of those are `lost`, and of
+    how many things there were more and more: none of a run too short to tell.
     """
+    samples: list[dict[str, float]] = []
     start = startups.gunicorn("--worker-class", "gthread", workers=WORKERS)
     with startups.reachable_folder() as folder, start(folder) as server:
         load = subprocess.Popen(
@@ -46,6 +52,7 @@ def run(requests: int) -> Iterator[dict[str, Any]]:
         )
         try:
             for sample in watch(server, folder, requests):
+                samples.append(sample)
                 yield sample
                 if load.poll() is not None:
                     raise RuntimeError("the load has ended")
@@ -54,7 +61,24 @@ def run(requests: int) -> Iterator[dict[str, Any]]:
             output, _ = load.communicate(timeout=60)
         answered = int(output.partition(" requests in ")[0].split()[-1])
         recorded = hits(server)
-    yield {"answered": answered, "recorded": recorded, "lost": max(0, answered - recorded)}
+    yield {
+        "answered": answered,
+        "recorded": recorded,
+        "lost": max(0, answered - recorded),
+        "grown": len(grown(samples)),
+    }
+
+
+def grown(samples: Sequence[dict[str, float]]) -> list[str]:
+    """Return what the second half of the samples, warm ones alone, holds more of than the first."""
+    warm = [sample for sample in samples if sample["visits"] >= WARM_VISITS]
+    half = len(warm) // 2
+    if not half:
+        return []
+    before, after = (
+        {name: max(s[name] for s in part) for name in FLAT} for part in (warm[:half], warm[half:])
+    )
+    return [name for name in FLAT if after[name] > before[name] * 1.1 + SPARE]
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 from wsgiref.util import setup_testing_defaults
 
 import pytest
+from werkzeug.middleware.dispatcher import DispatcherMiddleware
 
 TEXT = [("Content-Type", "text/plain")]
 
@@ -71,6 +72,49 @@ def serve(app: Any, request: dict[str, Any]) -> tuple[str, bytes]:
         if hasattr(body, "close"):
             body.close()
     return server.started[-1][0], b"".join(server.written)
+
+
+def check_endpoint(
+    asked: Callable[..., dict[str, Any]],
+    app: Any,
+    prefix: str,
+    method: str,
+    url: str,
+    status: int,
+    endpoint: str | None,
+) -> dict[str, Any]:
+    """Check the visit of an application that is mounted below ``prefix``, and return it.
+
+    ``None`` is the endpoint of what matches no route.
+    """
+    mounted = DispatcherMiddleware(lambda *_: [], {prefix: app}) if prefix else app
+
+    visit = asked(mounted, prefix + url, method)
+
+    expected = "(unmatched)" if endpoint is None else prefix + endpoint
+    assert (visit["status"], visit["endpoint"]) == (status, expected)
+    assert (visit["path"] or visit["endpoint"]) == prefix + url
+    return visit
+
+
+# Begins a script that runs in a process of its own, and makes a ``tracker`` of ``hello``.
+ASKING = """
+import json
+from wsgiref.util import setup_testing_defaults
+from wsgi_tracker import Tracker
+
+def hello(environ, start_response):
+    start_response("200 OK", [])
+    return [b""]
+
+def ask(path):
+    environ = {"PATH_INFO": path, "REMOTE_ADDR": "8.8.8.8"}
+    setup_testing_defaults(environ)
+    return b"".join(tracker(environ, lambda status, headers, exc_info=None: print))
+
+def hits():
+    return json.loads(ask("/api/tracking/summary"))["total_hits"]
+"""
 
 
 class Body:

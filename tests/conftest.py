@@ -43,6 +43,14 @@ def host(tmp_path: Path) -> Iterator[Any]:
 
 
 @pytest.fixture
+def spool_clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Return the monotonic clock of spools; tests set its only item."""
+    now = [1000.0]
+    monkeypatch.setattr("wsgi_tracker.spool.time.monotonic", lambda: now[0])
+    return now
+
+
+@pytest.fixture
 def tracked(tmp_path: Path) -> Iterator[Callable[..., Tracker]]:
     """Make trackers over one database; reports ingest, so no thread is needed."""
     trackers = []

@@ -178,13 +178,20 @@ def test_new_user_agents_beyond_a_transaction_follow_in_others_at_once(
     assert set(classes_of(host).values()) == {"tool"}
 
 
+@pytest.mark.parametrize(
+    ("name", "statement"),
+    [
+        pytest.param("UNDECIDED", "SELECT id FROM nothing LIMIT ?", id="reading"),
+        pytest.param("STORE", "UPDATE nothing SET a = ?, b = ?, c = ?, d = ?, e = ?", id="storing"),
+    ],
+)
 def test_visits_are_ingested_though_deciding_fails(
-    host: Host, monkeypatch: pytest.MonkeyPatch
+    name: str, statement: str, host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The batch was committed before: what was rejected in it must be kept."""
     host.storage._decisions._classify = None  # type: ignore[attr-defined]
     with monkeypatch.context() as patch:
-        patch.setattr(classes, "STORE", "UPDATE nothing SET class = ?, a = ?, b = ?, c = ?, d = ?")
+        patch.setattr(classes, name, statement)
         segment = host.segment(lines([CHROME]) + b"5\n")
         host.ingester.run_once()
 
@@ -192,6 +199,24 @@ def test_visits_are_ingested_though_deciding_fails(
     assert host.rejected() == b"5\n"
     assert not segment.exists()
     assert classes_of(host) == {CHROME: None}
+
+
+def test_worker_that_ends_while_it_decides_keeps_what_was_rejected(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The batch was counted, and its rejected line taken back."""
+
+    def end(*args: Any) -> None:
+        raise SystemExit
+
+    host.segment(lines([CHROME]) + b"5\n")
+    monkeypatch.setattr(host.storage._decisions, "after", end)  # type: ignore[attr-defined]
+
+    with pytest.raises(SystemExit):
+        host.ingester.run_once()
+
+    assert host.hits() == 1
+    assert host.rejected() == b"5\n"
 
 
 def test_visit_inserted_through_the_view_gets_its_class(host: Host) -> None:

@@ -5,21 +5,19 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import nobody
 import pytest
 import webtest
 
 import wsgi_tracker
 from wsgi_tracker import ConfigurationError, Tracker, TrackerError, open_storage, wrap
-
-NOBODY = 65534
+from wsgi_tracker.storage.schema import SCHEMA_VERSION
 
 
 def hello(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
@@ -69,11 +67,15 @@ def test_database_that_cannot_be_is_refused_with_advice(
     assert "choose a path" in message
 
 
-def test_database_of_another_program_is_refused_and_left_as_it_was(tmp_path: Path) -> None:
-    """It got our tables beside its own, and another journal mode."""
+@pytest.mark.parametrize("version", [0, 1, SCHEMA_VERSION, SCHEMA_VERSION + 4])
+def test_database_of_another_program_is_refused_and_left_as_it_was(
+    version: int, tmp_path: Path
+) -> None:
+    """It got our tables beside its own, or another journal mode, or was a newer release's."""
     database = tmp_path / "boxes.db"
     with closing(sqlite3.connect(database)) as other:
         other.execute("CREATE TABLE boxes (id)")
+        other.execute(f"PRAGMA user_version = {version}")
     before = database.read_bytes()
 
     with pytest.raises(ConfigurationError, match="another program's; choose a path"):
@@ -190,11 +192,16 @@ def test_old_sqlite_is_refused(
         pytest.param({"ingest": None}, id="ingest is nothing"),
         pytest.param({"token": "t", "require_token": "no"}, id="require_token is text"),
         pytest.param({"fsync": 1}, id="fsync is a number"),
+        pytest.param({"ip_addresses": "half"}, id="ip_addresses is unknown"),
     ],
 )
-def test_option_that_cannot_work_is_refused(options: dict[str, Any], tmp_path: Path) -> None:
+def test_option_that_cannot_work_is_refused_before_anything_is_made(
+    options: dict[str, Any], tmp_path: Path
+) -> None:
     with pytest.raises(ConfigurationError):
         Tracker(hello, tmp_path / "visits.db", **{"ingest": False, **options}).close()
+
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("database", [None, 5, b"visits.db"])
@@ -294,10 +301,10 @@ def test_database_that_is_locked_at_start_delays_but_loses_nothing(
     assert "locked" in caplog.messages[0]
 
 
-# Python itself may stand where nobody cannot read it, so all is imported before.
-AS_NOBODY = f"""
-import logging, os, sys, tempfile
+AS_NOBODY = """
+import logging, sys, tempfile
 from pathlib import Path
+from nobody import become_nobody
 from werkzeug.test import Client
 from wsgi_tracker import Tracker
 from wsgi_tracker.errors import ConfigurationError
@@ -315,9 +322,7 @@ with tempfile.TemporaryDirectory() as folder:
     serve(folder)
 logging.basicConfig(stream=sys.stdout, format="%(message)s")
 print("-----")
-if os.getuid() == 0:
-    os.setgid({NOBODY})
-    os.setuid({NOBODY})
+become_nobody()
 try:
     serve(sys.argv[1])
 except ConfigurationError as error:
@@ -334,21 +339,15 @@ def open_folder() -> Iterator[Path]:
             path.chmod(0o777)
 
 
-def served_by_nobody(folder: Path) -> str:
-    made = subprocess.run(
-        [sys.executable, "-c", AS_NOBODY, str(folder)],
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=60,
-    )
-    return made.stdout.partition("-----\n")[2]
+def served_by_nobody(folder: Path) -> list[str]:
+    said = nobody.run(AS_NOBODY, folder)
+    return said[said.index("-----") + 1 :]
 
 
 def test_folder_that_is_read_only_is_refused(open_folder: Path) -> None:
     open_folder.chmod(0o555)
 
-    said = served_by_nobody(open_folder)
+    (said,) = served_by_nobody(open_folder)
 
     assert said.startswith("refused: ")
     assert "folder that this process may write to" in said
@@ -374,7 +373,7 @@ def test_application_starts_where_what_it_has_used_became_read_only(
     if closed is not None:
         (open_folder / closed).chmod(0o555 if closed != "visits.db" else 0o444)
 
-    said = served_by_nobody(open_folder).splitlines()
+    said = served_by_nobody(open_folder)
     (health,) = (json.loads(line) for line in said if line.startswith("{"))
 
     assert "hello" in said

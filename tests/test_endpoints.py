@@ -13,7 +13,7 @@ import webtest
 from calls import environ, only_visit, serve
 
 from wsgi_tracker import Tracker
-from wsgi_tracker.endpoints import collapse_ids, endpoint_finder, name_endpoint, route_template
+from wsgi_tracker.endpoints import collapse_ids, endpoints_by, name_endpoint, route_template
 from wsgi_tracker.errors import ConfigurationError
 from wsgi_tracker.visit import MAX_PATH
 
@@ -81,7 +81,7 @@ def test_explicit_key_goes_before_everything() -> None:
 @pytest.mark.parametrize("endpoint", ["routes", "", None, 7])
 def test_unknown_way_is_refused(endpoint: Any) -> None:
     with pytest.raises(ConfigurationError, match="'route', 'path' or a callable"):
-        endpoint_finder(endpoint)
+        endpoints_by(endpoint)
 
 
 def hits(client: webtest.TestApp) -> dict[str, int]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import falcon
 import pytest
-from werkzeug.middleware.dispatcher import DispatcherMiddleware
+from calls import check_endpoint
 
 from wsgi_tracker.endpoints import EXPLICIT
 from wsgi_tracker.integrations.falcon import EndpointMiddleware
@@ -100,14 +100,7 @@ def shop(*middleware: Any, **options: Any) -> Any:
 def test_template_is_the_endpoint(
     method: str, url: str, status: int, endpoint: str | None, prefix: str, asked: Asked
 ) -> None:
-    app = shop()
-    mounted = DispatcherMiddleware(lambda *_: [], {prefix: app}) if prefix else app
-
-    visit = asked(mounted, prefix + url, method)
-
-    expected = "(unmatched)" if endpoint is None else prefix + endpoint
-    assert (visit["status"], visit["endpoint"]) == (status, expected)
-    assert (visit["path"] or visit["endpoint"]) == prefix + url
+    check_endpoint(asked, shop(), prefix, method, url, status, endpoint)
 
 
 def test_templates_and_prefixes_are_spelled_in_any_script(asked: Asked) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from calls import ASKING
 from hosts import GOOD, Host
 
 PATIENCE_SECONDS = 120
@@ -79,22 +80,7 @@ def test_child_moves_to_a_segment_of_its_own_and_counts_its_own_drops(host: Host
 
 
 TRACKER = """
-from wsgi_tracker import Tracker
-from wsgiref.util import setup_testing_defaults
-
 database, requests, child_ends = sys.argv[1], int(sys.argv[2]), sys.argv[3]
-
-def hello(environ, start_response):
-    start_response("200 OK", [])
-    return [b""]
-
-def ask(path):
-    environ = {"PATH_INFO": path, "REMOTE_ADDR": "8.8.8.8"}
-    setup_testing_defaults(environ)
-    return b"".join(tracker(environ, lambda status, headers, exc_info=None: print))
-
-def hits():
-    return json.loads(ask("/api/tracking/summary"))["total_hits"]
 
 def seconds_to_close():
     began = time.monotonic()
@@ -141,7 +127,7 @@ def test_parent_and_child_both_go_on_and_every_visit_counts_once(
 ) -> None:
     database = tmp_path / "visits.db"
 
-    status, hits, seconds = run(TRACKER, database, requests, child_ends)
+    status, hits, seconds = run(ASKING + TRACKER, database, requests, child_ends)
 
     assert (status, hits) == (0, 120 + requests + 1)
     assert seconds < 2.5

@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from wsgi_tracker import Tracker
+from wsgi_tracker.storage.pool import PooledConnection
 
 PREFIX = "/api/tracking"
 REPORTS = ("stats", "summary", "trends", "visits", "health")
@@ -219,3 +220,51 @@ def test_any_visit_can_be_reported(
     assert {answer.status for answer in answers.values()} == {200}
     health = answers["health"].document
     assert (health["torn"], health["rejected"], health["dropped"]) == (0, 0, 0)
+
+
+# --- SQL -----------------------------------------------------------------------------------------
+
+
+MARK = "x' OR mark=\"1"
+
+
+@pytest.fixture
+def statements(monkeypatch: pytest.MonkeyPatch) -> set[str]:
+    """Return every text of SQL that storage hands to SQLite from now on."""
+    texts: set[str] = set()
+
+    def noting(name: str) -> Callable[..., Any]:
+        real = getattr(PooledConnection, name)
+
+        def note(self: PooledConnection, sql: str, *values: Any) -> Any:
+            texts.add(sql)
+            return real(self, sql, *values)
+
+        return note
+
+    for name in ("execute", "executemany", "executescript"):
+        monkeypatch.setattr(PooledConnection, name, noting(name))
+    return texts
+
+
+def test_no_word_of_a_client_becomes_sql(
+    statements: set[str], tracked: Callable[..., Tracker]
+) -> None:
+    """What clients send is bound, or is in no statement at all."""
+    tracker = tracked(require_token=False, user="HTTP_X_USER", endpoint=lambda environ: MARK)
+    names = "HTTP_HOST HTTP_REFERER HTTP_USER_AGENT HTTP_X_USER REMOTE_ADDR PATH_INFO".split()
+    environ = dict.fromkeys(names, MARK)
+    setup_testing_defaults(environ)
+    tracker(environ, lambda status, headers: print)
+
+    for report in REPORTS:
+        checked(tracker, {"PATH_INFO": f"{PREFIX}/{report}"})
+        for parameter in ("period", "granularity", "limit", "class", MARK):
+            question = f"{parameter}={MARK}"
+            checked(tracker, {"PATH_INFO": f"{PREFIX}/{report}", "QUERY_STRING": question})
+    (visit,) = checked(tracker, {"PATH_INFO": f"{PREFIX}/visits"}).document["visits"]
+    tracker.forget(visit["user_hash"])
+
+    assert visit["endpoint"] == visit["user_agent"] == MARK
+    assert len(statements) > 20
+    assert not [text for text in statements if "mark" in text or visit["user_hash"] in text]

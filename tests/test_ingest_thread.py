@@ -20,20 +20,13 @@ from hosts import GOOD, BeforeIngest, Host, many, thread_of
 from wsgi_tracker import Tracker
 from wsgi_tracker.ingest import Ingester
 from wsgi_tracker.ingest_thread import IngestThread
+from wsgi_tracker.own_segment import LOOK_BYTES
 from wsgi_tracker.process import new_lock
 from wsgi_tracker.retention import Retention
-from wsgi_tracker.spool import LOOK_BYTES
 
 
-class AfterIngest:
+class AfterIngest(BeforeIngest):
     """Real storage; ``act`` runs after each batch was stored."""
-
-    def __init__(self, storage: Any, act: Callable[[], None]) -> None:
-        self._storage = storage
-        self._act = act
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._storage, name)
 
     def ingest(self, *args: Any, **options: Any) -> Any:
         self._storage.ingest(*args, **options)
@@ -124,13 +117,14 @@ def test_purge_that_others_keep_us_from_does_not_work_again(
     clock = [1_755_081_000 * 10**9]
     thread = purging(host, clock)
     caplog.clear()
+    pauses: list[float] = []
     with closing(sqlite3.connect(host.database, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         for _ in range(2):
             thread._purge()
             with thread._host_lock.held():
                 clock[0] += 61 * 10**9
-                thread._purge()
+                pauses.append(thread._purge())
         problems = thread.problems
         other.execute("ROLLBACK")
     clock[0] += 61 * 10**9
@@ -138,6 +132,7 @@ def test_purge_that_others_keep_us_from_does_not_work_again(
 
     failed, over = caplog.messages
     assert problems == [failed]
+    assert pauses == [1.0, 1.0]  # it spun while another process waited for the database
     assert "database is locked" in failed
     assert "works again" in over
 

@@ -10,11 +10,11 @@ import wsgi_tracker
 PACKAGE = Path(wsgi_tracker.__file__).parent
 # From what knows nothing of the rest to what assembles it; a module imports what stands before it.
 ORDER = """
-    errors options process mounts addresses exclusions visitors endpoints visit agents period reports
+    errors options process addresses exclusions visitors endpoints visit agents period reports
     integrations integrations.django integrations.falcon integrations.pyramid
     storage storage.faults storage.lines storage.pool storage.schema storage.settings storage.migrations
-    storage.intake storage.purge storage.classes storage.raw storage.sqlite
-    secret identity segments rescue batches rejected hostlock spool recorder retention ingest forget proxies ingest_thread health observation query auth api middleware
+    storage.intake storage.purge storage.classes storage.facts storage.raw storage.sqlite
+    secret identity segments mounts rescue batches rejected hostlock own_segment spool recorder retention ingest forget proxies ingest_thread health observation query auth api middleware
     __init__ demo __main__
 """.split()
 # storage opens a SQLiteStorage when it is asked for one.

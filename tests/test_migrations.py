@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import logging
+import signal
 import sqlite3
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from contextlib import closing
@@ -170,6 +173,45 @@ def test_step_that_fails_leaves_the_old_schema(
 
     assert schema(database) == before
     assert sql(database, "PRAGMA user_version") == [(1,)]
+
+
+KILLED = """
+import os, signal, sys
+from contextlib import contextmanager
+from wsgi_tracker import open_storage
+from wsgi_tracker.storage import migrations
+
+transaction = migrations.transaction
+
+@contextmanager
+def deadly(*args, **options):
+    with transaction(*args, **options):
+        yield
+        os.kill(os.getpid(), signal.SIGKILL)
+
+migrations.transaction = deadly
+open_storage(sys.argv[1])
+"""
+
+
+@pytest.mark.parametrize("version", EARLIER)
+def test_process_that_is_killed_within_a_step_leaves_the_old_schema(
+    version: int, tmp_path: Path
+) -> None:
+    database = tmp_path / "visits.db"
+    make(database, version)
+    before = schema(database)
+
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED, database], check=False, timeout=PATIENCE_SECONDS
+    )
+    left = schema(database), sql(database, "PRAGMA user_version")
+    open_storage(database).close()
+
+    assert killed.returncode == -signal.SIGKILL
+    assert left == (before, [(version,)])
+    assert sql(database, "PRAGMA user_version") == [(SCHEMA_VERSION,)]
+    assert sql(database, "PRAGMA integrity_check") == [("ok",)]
 
 
 def test_locked_database_of_an_earlier_schema_gives_no_answers_until_it_is_free(

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import webtest
+from calls import ASKING
 
 from wsgi_tracker import Tracker, open_storage
 from wsgi_tracker.errors import PoolTimeoutError
@@ -347,26 +348,12 @@ def test_connection_whose_file_was_replaced_while_it_was_opened_is_not_lent_agai
 
 
 FORKING = """
-import ctypes, json, os, sys, threading
-from wsgi_tracker import Tracker
-from wsgiref.util import setup_testing_defaults
+import ctypes, os, sys, threading
 
 database, how, child_ends, ingest, used = sys.argv[1:]
 fork = os.fork if how == "hooks" else ctypes.PyDLL(None).fork
 
-def hello(environ, start_response):
-    start_response("200 OK", [])
-    return [b""]
-
-def ask(path):
-    environ = {"PATH_INFO": path}
-    setup_testing_defaults(environ)
-    return b"".join(tracker(environ, lambda status, headers, exc_info=None: print))
-
-def hits():
-    return json.loads(ask("/api/tracking/summary"))["total_hits"]
-
-tracker = Tracker(hello, database, ingest=ingest == "ingest")
+tracker = Tracker(hello, database, require_token=False, ingest=ingest == "ingest")
 for _ in range(10):
     ask("/parent")
 assert hits() == 10
@@ -422,7 +409,7 @@ def test_both_sides_of_a_fork_count_and_the_database_stays_whole(
     arguments = database, how, child_ends, ingest, used
 
     forked = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", FORKING, *map(str, arguments)],
+        [sys.executable, "-W", "ignore", "-c", ASKING + FORKING, *map(str, arguments)],
         capture_output=True,
         text=True,
         check=False,

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from calls import check_endpoint
 from pyramid.config import Configurator
 from pyramid.httpexceptions import HTTPFound, HTTPNotFound
 from pyramid.response import Response
 from pyramid.testing import DummyRequest
 from pyramid.view import render_view_to_response
-from werkzeug.middleware.dispatcher import DispatcherMiddleware
 
 from wsgi_tracker.endpoints import EXPLICIT
 
@@ -131,13 +131,8 @@ def test_pattern_is_the_endpoint(
     method: str, url: str, status: int, endpoint: str | None, prefix: str, asked: Asked
 ) -> None:
     app = configured().make_wsgi_app()
-    mounted = DispatcherMiddleware(lambda *_: [], {prefix: app}) if prefix else app
 
-    visit = asked(mounted, prefix + url, method)
-
-    expected = "(unmatched)" if endpoint is None else prefix + endpoint
-    assert (visit["status"], visit["endpoint"]) == (status, expected)
-    assert (visit["path"] or visit["endpoint"]) == prefix + url
+    check_endpoint(asked, app, prefix, method, url, status, endpoint)
 
 
 def test_views_that_were_added_before_are_named_too(asked: Asked) -> None:

@@ -71,6 +71,19 @@ def test_first_example_runs_as_printed(tmp_path: Path) -> None:
     assert report == shown
 
 
+def test_file_of_two_lines_is_what_servers_take(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "shop.py").write_text("def app(environ, start_response): ...")
+    monkeypatch.syspath_prepend(tmp_path)
+    file: dict[str, Tracker] = {}
+
+    exec(block("python", "# wsgi.py").replace("/srv/shop", str(tmp_path)), file)  # noqa: S102
+
+    with file["application"]:
+        assert (tmp_path / "visits.db").exists()
+
+
 def test_option_table_lists_signature() -> None:
     parameters = list(inspect.signature(Tracker).parameters.values())[1:]
 

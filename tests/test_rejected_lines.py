@@ -239,7 +239,6 @@ def test_rejected_line_is_kept_before_its_segment_may_go(
     spool = Spool(host.folder)
     spool.append(b"garbage\n")
     ingester = Ingester(Storage(host.storage, lambda: None), host.folder, durable=durable)
-    monkeypatch.setattr(ingester._rejected, "undo", lambda: None)
     with pytest.raises(KeyboardInterrupt):
         ingester.run_once()
 
@@ -255,13 +254,13 @@ def test_commit_that_fails_takes_the_rejected_lines_back(host: Host) -> None:
     host.segment(b"second\n")
 
     class Storage(BeforeIngest):
-        def ingest(self, *args: Any, keep: Any, **options: Any) -> Any:
-            def keep_and_fail(lines: Any) -> None:
-                keep(lines)
-                seen.append(host.rejected())
-                raise StorageError("disk is full")
+        def ingest(self, *args: Any, kept: Any, **options: Any) -> Any:
+            def kept_and_failing(lines: Any) -> Any:
+                with kept(lines):
+                    seen.append(host.rejected())
+                    raise StorageError("disk is full")
 
-            self._storage.ingest(*args, keep=keep_and_fail, **options)
+            self._storage.ingest(*args, kept=kept_and_failing, **options)
 
     seen: list[bytes] = []
     real, host.ingester._storage = host.storage, Storage(host.storage, lambda: None)

@@ -64,8 +64,14 @@ def test_only_the_owner_reads_the_copy(tmp_path: Path) -> None:
     assert (tmp_path / "secret").stat().st_mode & 0o777 == 0o600
 
 
-def test_folder_that_is_missing_costs_only_the_copy(tmp_path: Path) -> None:
-    assert Secret(tmp_path / "missing").ask(Storage(b"a" * 32)) == b"a" * 32
+@pytest.mark.parametrize(
+    "name", [pytest.param("missing", id="missing"), pytest.param("x" * 300, id="out of reach")]
+)
+def test_folder_that_cannot_be_used_costs_only_the_copy(name: str, tmp_path: Path) -> None:
+    secret = Secret(tmp_path / name)
+
+    assert secret.ask(Storage(b"a" * 32)) == b"a" * 32
+    secret.keep()
 
 
 @pytest.mark.parametrize("spool_too", [False, True])

@@ -5,9 +5,6 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
-import subprocess
-import sys
-import tempfile
 import threading
 from pathlib import Path
 
@@ -16,8 +13,6 @@ from hosts import GOOD, OTHER, BeforeIngest, Host
 
 from wsgi_tracker.segments import SUFFIX, Segment, header
 from wsgi_tracker.spool import Spool
-
-NOBODY = 65534
 
 
 def test_copy_of_a_live_segment_does_not_finish_it(host: Host) -> None:
@@ -191,46 +186,3 @@ def test_live_segment_that_was_cut_stops_nothing(host: Host) -> None:
     host.ingest()
 
     assert (host.hits(), host.segments()) == (5, [])
-
-
-AS_NOBODY = f"""
-import logging, os, sys
-from pathlib import Path
-from wsgi_tracker import open_storage
-from wsgi_tracker.ingest import Ingester
-
-logging.basicConfig(stream=sys.stdout)
-storage = open_storage(sys.argv[1])
-storage.summary(0)
-storage.close()
-if os.getuid() == 0:
-    os.setgid({NOBODY})
-    os.setuid({NOBODY})
-ingester = Ingester(storage, Path(sys.argv[1] + "-spool"))
-for number in range(3):
-    ingester.wake()
-print(storage.summary(0).total_hits)
-storage.close()
-"""
-
-
-def test_segment_of_another_user_is_left_and_logged_once() -> None:
-    with tempfile.TemporaryDirectory() as name:  # pytest's own folders are closed to nobody
-        host = Host(Path(name))
-        host.segment(GOOD).chmod(0)
-        host.segment(OTHER).chmod(0o644)
-        for path in (Path(name), host.folder, host.database):
-            path.chmod(0o777)
-
-        made = subprocess.run(
-            [sys.executable, "-c", AS_NOBODY, str(host.database)],
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=60,
-        )
-
-    lines = [line for line in made.stdout.splitlines() if "other users" not in line]
-    assert lines[-1] == "1"
-    assert len(lines) == 2
-    assert "no permission to read" in lines[0]

@@ -10,6 +10,7 @@ import logging
 import os
 import re
 import shutil
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -23,8 +24,9 @@ import pytest
 
 from wsgi_tracker import Visit, open_storage
 from wsgi_tracker.ingest import Ingester
+from wsgi_tracker.own_segment import LOOK_BYTES
 from wsgi_tracker.segments import SUFFIX, Segment
-from wsgi_tracker.spool import LOOK_BYTES, Spool
+from wsgi_tracker.spool import Spool
 
 PATIENCE_SECONDS = 30
 LINE = Visit(1_755_081_000_000_000, "a" * 32, "GET", "/boxes").line()
@@ -47,14 +49,6 @@ def make(folder: Path) -> Iterator[Callable[..., Spool]]:
     yield make
     for spool in spools:
         spool.close()
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Return the spool's monotonic clock; tests set its only item."""
-    now = [1000.0]
-    monkeypatch.setattr("wsgi_tracker.spool.time.monotonic", lambda: now[0])
-    return now
 
 
 def segments(folder: Path) -> set[str]:
@@ -90,9 +84,9 @@ def ingest(folder: Path) -> dict[str, int]:
 
 def fill_disk(spool: Spool) -> None:
     """Let every further write to the open segment fail as on a full disk."""
-    spool._path = Path("/dev/full")
-    full = os.open(spool._path, os.O_WRONLY)
-    os.dup2(full, spool._fd)
+    spool._segment._path = Path("/dev/full")
+    full = os.open(spool._segment._path, os.O_WRONLY)
+    os.dup2(full, spool._segment.fd)
     os.close(full)
 
 
@@ -142,13 +136,13 @@ def test_rotation_keeps_the_descriptor_and_leaves_the_old_segment(
 ) -> None:
     spool = make(segment_bytes=5000)
     spool.append(LINE)
-    (first,), descriptor = segments(folder), spool._fd
+    (first,), descriptor = segments(folder), spool._segment.fd
 
     while len(segments(folder)) == 1:
         assert spool.append(LINE)
 
     (second,) = segments(folder) - {first}
-    assert spool._fd == descriptor
+    assert spool._segment.fd == descriptor
     assert (has_writer(folder, first), has_writer(folder, second)) == (False, True)
 
 
@@ -200,7 +194,8 @@ def test_closed_spool_opens_another_segment(folder: Path, make: Callable[..., Sp
 FORKING = """
 import os, sys
 from pathlib import Path
-from wsgi_tracker.spool import LOOK_BYTES, Spool
+from wsgi_tracker.own_segment import LOOK_BYTES
+from wsgi_tracker.spool import Spool
 
 spool, line = Spool(Path(sys.argv[1])), bytes.fromhex(sys.argv[2])
 spool.append(line)
@@ -364,16 +359,34 @@ def test_rotation_puts_a_deleted_segment_back(folder: Path, make: Callable[..., 
     assert ingest_after(spool, folder) == {"recorded": kept}
 
 
+KILLED = """
+import os, shutil, signal, sys
+from pathlib import Path
+from wsgi_tracker.spool import Spool
+
+folder, line = Path(sys.argv[1]), bytes.fromhex(sys.argv[2])
+spool = Spool(folder)
+spool.append(line)
+shutil.rmtree(folder)
+os.fsync = lambda fd: os.kill(os.getpid(), signal.SIGKILL)  # of what is put back, not yet named
+spool.tend()
+"""
+
+
 def test_what_a_killed_process_had_nearly_put_back_is_stored(
     folder: Path, make: Callable[..., Spool]
 ) -> None:
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED, folder, LINE.hex()],
+        check=False,
+        timeout=PATIENCE_SECONDS,
+    )
+    left = list(folder.glob("*.restoring"))
     spool = make()
     spool.append(LINE)
-    (name,) = segments(folder)
-    spool.close()
-    (folder / name).rename((folder / name).with_suffix(".restoring"))
-    spool.append(LINE)
 
+    assert killed.returncode == -signal.SIGKILL
+    assert len(left) == 1
     assert ingest_after(spool, folder) == {"recorded": 2}
     assert not list(folder.glob("*.restoring"))
 
@@ -439,10 +452,10 @@ def test_lines_and_names_are_on_the_disk_when_asked_for(
     spool = make(fsync=fsync, segment_bytes=5000)
 
     spool.append(LINE)
-    flags = [fcntl.fcntl(spool._fd, fcntl.F_GETFL)]
+    flags = [fcntl.fcntl(spool._segment.fd, fcntl.F_GETFL)]
     while len(segments(folder)) == 1:
         spool.append(LINE)
-    flags.append(fcntl.fcntl(spool._fd, fcntl.F_GETFL))
+    flags.append(fcntl.fcntl(spool._segment.fd, fcntl.F_GETFL))
 
     # The kernel syncs each write by itself: after a rotation, too.
     assert [bool(flag & os.O_DSYNC) for flag in flags] == [fsync] * 2
@@ -457,7 +470,7 @@ def test_lines_and_names_are_on_the_disk_when_asked_for(
 def test_no_segment_is_opened_for_a_second_after_a_failure(
     folder: Path,
     make: Callable[..., Spool],
-    clock: list[float],
+    spool_clock: list[float],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     spool = make()
@@ -465,10 +478,10 @@ def test_no_segment_is_opened_for_a_second_after_a_failure(
     fill_disk(spool)
 
     refused = [spool.append(LINE) for _ in range(3)]
-    clock[0] += 0.999
+    spool_clock[0] += 0.999
     refused.append(spool.append(LINE))
     within, was_writable = len(segments(folder)), spool.writable
-    clock[0] += 0.001
+    spool_clock[0] += 0.001
     kept = spool.append(LINE)
 
     assert (refused, within, was_writable) == ([False] * 4, 1, False)
@@ -487,7 +500,7 @@ def ingest_after(spool: Spool, folder: Path) -> dict[str, int]:
 
 
 def test_drops_are_remembered_until_they_can_be_written(
-    folder: Path, make: Callable[..., Spool], clock: list[float]
+    folder: Path, make: Callable[..., Spool], spool_clock: list[float]
 ) -> None:
     folder.write_text("no folder")
     spool = make()
@@ -497,7 +510,7 @@ def test_drops_are_remembered_until_they_can_be_written(
         spool.write_counts()
     spool.close()
     folder.unlink()
-    clock[0] += 1
+    spool_clock[0] += 1
     assert spool.append(LINE)
 
     assert ingest_after(spool, folder) == {"recorded": 1, "dropped": 5}
@@ -518,7 +531,7 @@ def test_drops_of_a_process_that_recorded_nothing_are_counted(
 def test_error_that_names_another_file_each_time_is_logged_once(
     folder: Path,
     make: Callable[..., Spool],
-    clock: list[float],
+    spool_clock: list[float],
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -533,14 +546,17 @@ def test_error_that_names_another_file_each_time_is_logged_once(
         patch.setattr(os, "open", refuse)
         for _ in range(3):
             spool.append(LINE)
-            clock[0] += 1
+            spool_clock[0] += 1
 
     assert len(caplog.messages) == 1
     assert "Permission denied; make room" in caplog.messages[0]
 
 
 def test_full_spool_takes_visits_again_once_it_was_ingested(
-    folder: Path, make: Callable[..., Spool], clock: list[float], caplog: pytest.LogCaptureFixture
+    folder: Path,
+    make: Callable[..., Spool],
+    spool_clock: list[float],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     spool = make(max_bytes=20_000)
     kept = sum(spool.append(LINE) for _ in range(500))
@@ -548,7 +564,7 @@ def test_full_spool_takes_visits_again_once_it_was_ingested(
     spool.write_counts()
 
     first = ingest(folder)
-    clock[0] += 1
+    spool_clock[0] += 1
     kept += sum(spool.append(LINE) for _ in range(10))
 
     assert 20_000 <= size <= 20_000 + 4096
@@ -580,14 +596,17 @@ def test_threads_at_a_full_spool_lose_no_count(folder: Path, make: Callable[...,
 
 
 def test_error_is_logged_once_while_it_lasts(
-    folder: Path, make: Callable[..., Spool], clock: list[float], caplog: pytest.LogCaptureFixture
+    folder: Path,
+    make: Callable[..., Spool],
+    spool_clock: list[float],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     folder.write_text("no folder")
     spool = make()
 
     for _ in range(5):
         spool.append(LINE)
-        clock[0] += 1
+        spool_clock[0] += 1
 
     assert [record.levelno for record in caplog.records] == [logging.ERROR]
     assert str(folder) in caplog.text
@@ -596,7 +615,8 @@ def test_error_is_logged_once_while_it_lasts(
 SHORT_WRITE = """
 import resource, signal, sys
 from pathlib import Path
-from wsgi_tracker.spool import LOOK_BYTES, Spool
+from wsgi_tracker.own_segment import LOOK_BYTES
+from wsgi_tracker.spool import Spool
 
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)

@@ -16,14 +16,6 @@ from wsgi_tracker.spool import Spool
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Return the spools' monotonic clock; tests set its only item."""
-    now = [1000.0]
-    monkeypatch.setattr("wsgi_tracker.spool.time.monotonic", lambda: now[0])
-    return now
-
-
-@pytest.fixture
 def writers(host: Host) -> Iterator[Callable[[int, int], list[Spool]]]:
     spools: list[Spool] = []
 
@@ -38,7 +30,7 @@ def writers(host: Host) -> Iterator[Callable[[int, int], list[Spool]]]:
 
 @pytest.mark.parametrize("processes", [4, 16, 17, 60])
 def test_spool_that_was_full_takes_visits_again_from_every_process(
-    processes: int, writers: Callable[..., list[Spool]], host: Host, clock: list[float]
+    processes: int, writers: Callable[..., list[Spool]], host: Host, spool_clock: list[float]
 ) -> None:
     """Segments that were full and stored stayed open, as none could be opened in their place."""
     spools = writers(processes, 400_000)
@@ -50,7 +42,7 @@ def test_spool_that_was_full_takes_visits_again_from_every_process(
         spool.tend()
     host.ingest()
     host.ingest()
-    clock[0] += 1
+    spool_clock[0] += 1
 
     again = [spool.append(GOOD) for spool in spools]
 
@@ -63,18 +55,18 @@ def test_spool_that_was_full_takes_visits_again_from_every_process(
 
 
 def test_idle_processes_leave_room_to_the_one_that_works(
-    writers: Callable[..., list[Spool]], host: Host, clock: list[float]
+    writers: Callable[..., list[Spool]], host: Host, spool_clock: list[float]
 ) -> None:
     """Each held a segment that was stored, and together they were as much as there may be."""
     worker, *idle = writers(64, 400_000)
     for spool in idle:
-        while spool.append(GOOD) and spool._room > len(GOOD):
+        while spool.append(GOOD) and spool._segment.room > len(GOOD):
             pass
 
     kept = 0
     for _ in range(1000):
         kept += worker.append(GOOD)
-        clock[0] += 1
+        spool_clock[0] += 1
         if kept % 20 == 0:
             host.ingest()
 
@@ -82,13 +74,13 @@ def test_idle_processes_leave_room_to_the_one_that_works(
 
 
 def test_segment_for_counts_is_left_when_it_grows(
-    writers: Callable[..., list[Spool]], host: Host, clock: list[float]
+    writers: Callable[..., list[Spool]], host: Host, spool_clock: list[float]
 ) -> None:
     first, second = writers(2, 1)
     assert first.append(GOOD)
 
     for _ in range(300):
-        clock[0] += 1
+        spool_clock[0] += 1
         assert not second.append(GOOD)
     host.ingest()
     host.ingest()

@@ -86,14 +86,16 @@ def test_closing_beside_threads_that_write_loses_no_visit_and_hits_no_stranger(
 ) -> None:
     """A stranger's file got the closed segment's number, and with it the lines of visits."""
     spool, kept, refused = Spool(host.folder), itertools.count(), itertools.count()
-    barrier, finished = threading.Barrier(4), []
+    barrier, finished, written = threading.Barrier(4), [], threading.Event()
     stranger = tmp_path / "stranger"
 
     def write() -> None:
         barrier.wait(PATIENCE_SECONDS)
         for _ in range(2000):
             next(kept if spool.append(GOOD) else refused)
+            written.set()
         finished.append(1)
+        written.set()
 
     threads = [threading.Thread(target=write) for _ in range(3)]
     for thread in threads:
@@ -102,7 +104,9 @@ def test_closing_beside_threads_that_write_loses_no_visit_and_hits_no_stranger(
     while len(finished) < len(threads):
         spool.close()
         fd = os.open(stranger, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        threading.Event().wait(0.0001)
+        written.clear()
+        if len(finished) < len(threads):
+            assert written.wait(PATIENCE_SECONDS)
         os.close(fd)
     for thread in threads:
         thread.join(PATIENCE_SECONDS)
@@ -133,12 +137,12 @@ def test_spool_that_is_gone_keeps_no_descriptor(tmp_path: Path) -> None:
 def test_descriptor_of_a_closed_spool_is_used_again(tmp_path: Path) -> None:
     spool = Spool(tmp_path / "spool")
     spool.append(GOOD)
-    descriptor = spool._fd
+    descriptor = spool._segment.fd
     spool.close()
     os.fstat(descriptor)
     spool.append(GOOD)
 
-    assert spool._fd == descriptor
+    assert spool._segment.fd == descriptor
     spool.close()
 
 
@@ -169,22 +173,20 @@ def test_full_spool_takes_the_counts_of_a_process_that_has_no_segment(host: Host
 
 
 def test_quiet_spool_finds_out_that_it_is_writable_again(
-    host: Host, monkeypatch: pytest.MonkeyPatch
+    host: Host, spool_clock: list[float]
 ) -> None:
     """After one short write, reports said for ever that visits are dropped."""
-    now = [1000.0]
-    monkeypatch.setattr("wsgi_tracker.spool.time.monotonic", lambda: now[0])
     spool = Spool(host.folder)
     spool.append(GOOD)
-    spool._path = Path("/dev/full")
-    os.dup2(unwritable := os.open(spool._path, os.O_WRONLY), spool._fd)
+    spool._segment._path = Path("/dev/full")
+    os.dup2(unwritable := os.open(spool._segment._path, os.O_WRONLY), spool._segment.fd)
     os.close(unwritable)
     assert not spool.append(GOOD)
 
     seen = [spool.writable]
     spool.tend()  # counts alone prove nothing
     seen.append(spool.writable)
-    now[0] += 1
+    spool_clock[0] += 1
     seen.append(spool.writable)
 
     assert seen == [False, False, True]

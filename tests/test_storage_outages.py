@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import os
 import shutil
 import sqlite3
 import subprocess
@@ -145,6 +146,26 @@ def test_who_comes_second_to_make_a_database_leaves_the_log_of_the_first(
             tables = third.execute("SELECT name FROM sqlite_master").fetchall()
 
     assert tables == [("visits",)]
+
+
+def test_application_starts_while_another_program_has_the_folder_locked(
+    tracked: Callable[..., Tracker],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """As under ``flock /srv/shop python shop.py``, which was told to choose another path."""
+    monkeypatch.setattr(schema, "MAKER_PATIENCE_SECONDS", 0.0)
+    folder = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(folder, fcntl.LOCK_EX)
+    app = webtest.TestApp(tracked(secret="known to nobody else"))
+    app.get("/boxes")
+    app.get("/api/tracking/summary", status=503)
+    os.close(folder)
+
+    (outage,) = [record for record in caplog.records if record.levelname == "ERROR"]
+    assert "another process makes" in outage.getMessage()
+    assert app.get("/api/tracking/summary").json["total_hits"] == 1
 
 
 def test_newer_schema_stops_reports_not_the_application(

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import json
 import os
 import shutil
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
+import nobody
 import pytest
 from hosts import GOOD, OTHER, Host, many
 
@@ -20,7 +20,6 @@ from wsgi_tracker.ingest import Ingester
 from wsgi_tracker.segments import SUFFIX, Segment, header
 from wsgi_tracker.spool import Spool
 
-NOBODY = 65534
 HEADER_BYTES = len(header("f" * 32))
 
 
@@ -89,15 +88,50 @@ def test_too_few_descriptors_are_no_fault_of_a_segment(
         host.ingest()
 
 
-AS_NOBODY = f"""
-import json, os, sys
-from calls import answering, environ, serve
+INGESTS_AS_NOBODY = """
+import logging, sys
+from pathlib import Path
+from nobody import become_nobody
+from wsgi_tracker import open_storage
+from wsgi_tracker.ingest import Ingester
+
+logging.basicConfig(stream=sys.stdout)
+storage = open_storage(sys.argv[1])
+storage.summary(0)
+storage.close()
+become_nobody()
+ingester = Ingester(storage, Path(sys.argv[1] + "-spool"))
+for number in range(3):
+    ingester.wake()
+print(storage.summary(0).total_hits)
+storage.close()
+"""
+
+
+def test_segment_of_another_user_is_left_and_logged_once() -> None:
+    with tempfile.TemporaryDirectory() as name:  # pytest's own folders are closed to nobody
+        host = Host(Path(name))
+        host.segment(GOOD).chmod(0)
+        host.segment(OTHER).chmod(0o644)
+        for path in (Path(name), host.folder, host.database):
+            path.chmod(0o777)
+
+        said = nobody.run(INGESTS_AS_NOBODY, host.database)
+
+    lines = [line for line in said if "other users" not in line]
+    assert lines[-1] == "1"
+    assert len(lines) == 2
+    assert "no permission to read" in lines[0]
+
+
+ASKS_AS_NOBODY = """
+import json, sys
+from calls import answering, environ
+from nobody import become_nobody
 from wsgi_tracker import Tracker
 
 tracker = Tracker(answering([b"a"]), sys.argv[1], ingest=False, require_token=False)
-if os.getuid() == 0:
-    os.setgid({NOBODY})
-    os.setuid({NOBODY})
+become_nobody()
 
 for report in ("health", "summary", "health"):
     headers = []
@@ -110,8 +144,6 @@ for report in ("health", "summary", "health"):
 
 def test_report_and_health_say_what_another_user_keeps() -> None:
     """They claimed to be complete: nothing was queued, and no header said otherwise."""
-    import json
-
     with tempfile.TemporaryDirectory() as name:  # pytest's own folders are closed to nobody
         host = Host(Path(name))
         theirs = host.segment(GOOD * 3)
@@ -124,16 +156,9 @@ def test_report_and_health_say_what_another_user_keeps() -> None:
             path.chmod(0o777)
         stored.unlink()
 
-        made = subprocess.run(
-            [sys.executable, "-c", AS_NOBODY, str(host.database)],
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=60,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-        )
+        said = nobody.run(ASKS_AS_NOBODY, host.database)
 
-    before, (header_says, summary), after = map(json.loads, made.stdout.splitlines())
+    before, (header_says, summary), after = map(json.loads, said)
     for health, queued_bytes in (
         (before[1], len(GOOD * 3) + len(OTHER)),
         (after[1], len(GOOD * 3)),

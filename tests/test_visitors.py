@@ -8,7 +8,7 @@ import pytest
 
 from wsgi_tracker.addresses import TrustedProxies
 from wsgi_tracker.errors import ConfigurationError, StorageError
-from wsgi_tracker.visitors import Client, Visitors
+from wsgi_tracker.visitors import Client, Visitors, check_ip_addresses
 
 SOMEBODY = Client("192.0.2.1", "a")
 
@@ -81,7 +81,7 @@ def test_other_values_are_no_signal(signal: str | None) -> None:
 
 def test_unknown_address_mode_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="ip_addresses is one of full, truncated, none"):
-        visitors(ip_addresses="half")
+        check_ip_addresses("half")
 
 
 def test_key_is_asked_for_again_after_a_second(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from .errors import ConfigurationError
@@ -30,17 +31,29 @@ _ID = re.compile(
 EndpointFinder: TypeAlias = "Callable[[WSGIEnvironment], str | None]"
 
 
-def endpoint_finder(endpoint: str | EndpointFinder) -> tuple[EndpointFinder, bool]:
-    """Return the function that names a request's endpoint, and whether a 404 is unmatched.
+@dataclass(frozen=True, slots=True)
+class Endpoints:
+    """How a request gets its endpoint.
 
-    The function returns ``None`` where the path itself is the endpoint.
+    ``find`` returns ``None`` where that is the path itself: with ``collapses_ids`` without the ids
+    in it, and with ``folds_not_found`` unmatched where the answer is 404.
     """
+
+    find: EndpointFinder
+    folds_not_found: bool = False
+    collapses_ids: bool = False
+
+
+def endpoints_by(endpoint: str | EndpointFinder, *, collapse_ids: bool = False) -> Endpoints:
+    """Return what the options say of endpoints."""
     if callable(endpoint):
-        return _decided_by(endpoint), False
+        if collapse_ids:
+            raise ConfigurationError("collapse_ids is for paths; a callable names no path")
+        return Endpoints(_decided_by(endpoint))
     if endpoint == "route":
-        return route_template, True
+        return Endpoints(route_template, folds_not_found=True, collapses_ids=collapse_ids)
     if endpoint == "path":
-        return _path_itself, False
+        return Endpoints(_path_itself, collapses_ids=collapse_ids)
     raise ConfigurationError(f"endpoint is 'route', 'path' or a callable, given {endpoint!r}")
 
 

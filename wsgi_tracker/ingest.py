@@ -175,9 +175,10 @@ class Ingester:
         self._refused[name] = error
 
     def _tell_refused(self) -> None:
-        if self._refused:
-            name, error = min(self._refused.items())
-            self._refusal.report(explain_refusal(self._folder, name, error))
+        refused = dict(self._refused)  # other threads add to it
+        if refused:
+            name = min(refused)
+            self._refusal.report(explain_refusal(self._folder, name, refused[name]))
         else:
             self._refusal.over()
 
@@ -197,17 +198,12 @@ class Ingester:
         # Locked before their size is read: nothing can be added to what is read to its end.
         orphaned = [segment for segment in reading.segments if segment.lock()]
         durable = self._durable or bool(orphaned)
-        self._rejected.begin()
-        try:
-            self._storage.ingest(
-                [segment.id for segment in reading.segments],
-                reading.read,
-                durable=durable,
-                keep=partial(self._rejected.keep, sync=durable),
-            )
-        except BaseException:  # it is tried again, and finds the same lines
-            self._rejected.undo()
-            raise
+        self._storage.ingest(
+            [segment.id for segment in reading.segments],
+            reading.read,
+            durable=durable,
+            kept=partial(self._rejected.kept, sync=durable),
+        )
         for segment in reading.finished:
             segment.unlink()
 

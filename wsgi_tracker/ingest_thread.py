@@ -67,18 +67,18 @@ class IngestThread:
     def start(self) -> None:
         """Start the thread of this process, unless it runs; where there can be none, say so."""
         self._check_process()
-        with self._start_lock:
-            if self._stop is not None:
-                return
-            # Locks as events: released means set. A real thread also under gevent, where
-            # threading's own would be a greenlet and stop every request while SQLite works.
-            stop, stopped = self._stop, self._stopped = new_lock(), new_lock()
-            stop.acquire()
-            stopped.acquire()
         try:
-            unpatched("_thread", "start_new_thread")(self._run, (stop, stopped))
-        except RuntimeError as error:
-            self._stop = None  # the next call tries again
+            with self._start_lock:
+                if self._stop is not None:
+                    return
+                # Locks as events: released means set. A real thread also under gevent, where
+                # threading's own would be a greenlet and stop every request while SQLite works.
+                stop, stopped = new_lock(), new_lock()
+                stop.acquire()
+                stopped.acquire()
+                unpatched("_thread", "start_new_thread")(self._run, (stop, stopped))
+                self._stop, self._stopped = stop, stopped
+        except RuntimeError as error:  # the next call tries again
             self._start_outage.report(f"{error}; let this process's user have more threads")
         else:
             self._start_outage.over()
@@ -116,9 +116,10 @@ class IngestThread:
         began = time.monotonic()
         try:
             with spool_errors(), self._host_lock.held() as ours:
-                more = not ours or self._retention.step()
-            if ours:
-                self._purge_outage.over()
+                if not ours:
+                    return LONGEST_PAUSE_SECONDS
+                more = self._retention.step()
+            self._purge_outage.over()
         except StorageError as error:
             if not self._ingester.problems:  # else it is known
                 self._purge_outage.report(str(error))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import errno
 import importlib
 import os
 import time
@@ -15,19 +14,19 @@ from typing import TYPE_CHECKING, Any
 from .addresses import TrustedProxies
 from .api import Api
 from .auth import Auth
-from .endpoints import EndpointFinder, endpoint_finder
+from .endpoints import EndpointFinder, endpoints_by
 from .errors import ConfigurationError, logger
 from .exclusions import Exclusions, Rule
 from .forget import forget
 from .health import HealthCheck
-from .identity import DAILY, check_identity, declare_identity, key_finder
+from .identity import DAILY, Identity
 from .ingest import Ingester
 from .ingest_thread import IngestThread
-from .mounts import refuse_network
+from .mounts import prepare_folder
 from .observation import Observation
 from .options import (
     check_application,
-    check_flag,
+    check_flags,
     check_positive,
     check_prefix,
     check_retention,
@@ -38,11 +37,9 @@ from .proxies import ProxyCheck
 from .recorder import Recorder, UserFinder, user_finder
 from .retention import Retention
 from .secret import Secret
-from .segments import make_folder
 from .spool import Spool
 from .storage import database_path, open_storage
-from .visit import Fragments
-from .visitors import Visitors
+from .visitors import Visitors, check_ip_addresses
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -100,69 +97,45 @@ class Tracker:
     ) -> None:
         check_application(app)
         check_prefix(prefix)
+        check_ip_addresses(ip_addresses)
         check_positive("max_endpoints", max_endpoints)
-        check_spool_size(max_spool_bytes)
         check_retention(retention_days)
-        check_flag("collapse_ids", collapse_ids)
-        check_flag("ingest", ingest)
-        check_flag("fsync", fsync)
-        check_flag("honor_privacy_signals", honor_privacy_signals)
-        check_identity(identity, secret)
-        find_endpoint, folds_not_found = endpoint_finder(endpoint)
-        if collapse_ids and callable(endpoint):
-            raise ConfigurationError("collapse_ids is for paths; a callable names no path")
+        check_spool_size(max_spool_bytes)
+        check_flags(
+            collapse_ids=collapse_ids,
+            honor_privacy_signals=honor_privacy_signals,
+            ingest=ingest,
+            fsync=fsync,
+        )
         auth = Auth(token, require_token)
+        endpoints = endpoints_by(endpoint, collapse_ids=collapse_ids)
+        find_user = user_finder(user)
         exclusions = Exclusions(exclude)
         proxies = TrustedProxies(trusted_proxies)
-        find_user = user_finder(user)
+        who = Identity(identity, secret)
 
         self._app = app
         self._prefix = prefix.encode().decode("latin-1")  # as PATH_INFO spells it (PEP 3333)
         self._ingest = ingest
         self._has_ingest_thread = ingest and _threads_run()
         self._closing_pid = 0  # of the process that closes it when it ends
-
-        path = database_path(database)
-        folder = path.with_name(path.name + "-spool")
-        self._own_secret = own_secret = Secret(folder)
-        used_before = os.path.isdir(folder)
-        self._storage = open_storage(
-            path,
-            max_endpoints=max_endpoints,
-            make_secret=own_secret.make,
-            used_before=used_before,
-        )
-        problem = _prepare(folder, used_before)
-        declare_identity(self._storage, identity, secret)
+        self._open(database_path(database), max_endpoints, max_spool_bytes, fsync)
+        who.declare(self._storage)
+        proxy_check = ProxyCheck(self._storage, proxies, ip_addresses)
+        self._assemble_ingest(retention_days, max_spool_bytes, fsync, proxy_check)
         visitors = Visitors(
-            key_finder(self._storage, folder, own_secret, identity, secret),
+            who.key_finder(self._storage, self._spool.folder, self._own_secret),
             proxies,
             ip_addresses=ip_addresses,
             honor_privacy_signals=honor_privacy_signals,
         )
-        self._spool = Spool(
-            folder, max_bytes=max_spool_bytes, fsync=fsync, on_open=self._recording_began
-        )
-        if problem is not None:
-            self._spool.refuse(problem)
-        retention = Retention(self._storage, retention_days, time.time_ns)
-        retention.declare()
-        self._ingester = Ingester(self._storage, folder, durable=fsync, on_wake=self._spool.tend)
-        proxy_check = ProxyCheck(self._storage, proxies, ip_addresses)
-        self._ingest_thread = IngestThread(
-            self._ingester, retention, folder, max_spool_bytes, on_ingest=proxy_check.look
-        )
-        fragments = Fragments(
-            visitors, exclusions, folds_not_found=folds_not_found, collapses_ids=collapse_ids
-        )
         self._recorder = Recorder(
             self._spool,
             visitors,
-            fragments,
             exclusions,
-            find_endpoint,
+            endpoints,
             user=find_user,
-            daily=identity == DAILY,
+            daily=who.is_daily,
         )
         self._api = Api(
             self._storage,
@@ -170,11 +143,50 @@ class Tracker:
             self._ingester.catch_up,
             HealthCheck(self._storage, self._spool, self._ingest_thread, proxy_check),
             time.time_ns,
-            unique_users_basis=DAILY if identity == DAILY else None,
+            unique_users_basis=DAILY if who.is_daily else None,
         )
         self._recorder.prepare()
         self._storage.close()  # a fork that follows finds nothing open
+
+    def _open(self, path: Path, max_endpoints: int, max_spool_bytes: int, fsync: bool) -> None:
+        """Find out what is wrong with database and spool, while somebody is there to read it."""
+        folder = path.with_name(path.name + "-spool")
+        used_before = os.path.isdir(folder)
+        self._own_secret = Secret(folder)
+        self._storage = open_storage(
+            path,
+            max_endpoints=max_endpoints,
+            make_secret=self._own_secret.make,
+            used_before=used_before,
+        )
+        self._spool = Spool(
+            folder, max_bytes=max_spool_bytes, fsync=fsync, on_open=self._recording_began
+        )
+        try:
+            prepare_folder(folder)
+        except OSError as error:
+            if not used_before:
+                raise ConfigurationError(
+                    f"the spool {folder} cannot be used: {error}; choose a database in a folder "
+                    f"that this process may write to"
+                ) from error
+            self._spool.refuse(error)
         logger.info("visits go to %s", path)
+
+    def _assemble_ingest(
+        self,
+        retention_days: int | None,
+        max_spool_bytes: int,
+        durable: bool,
+        proxy_check: ProxyCheck,
+    ) -> None:
+        folder = self._spool.folder
+        retention = Retention(self._storage, retention_days, time.time_ns)
+        retention.declare()
+        self._ingester = Ingester(self._storage, folder, durable=durable, on_wake=self._spool.tend)
+        self._ingest_thread = IngestThread(
+            self._ingester, retention, folder, max_spool_bytes, on_ingest=proxy_check.look
+        )
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Answer one request: the WSGI interface."""
@@ -289,23 +301,3 @@ def _imported(name: str) -> Any:
         raise ConfigurationError(
             f"there is no module {error.name!r} in {os.getcwd()} or where else Python looks"
         ) from error
-
-
-def _prepare(folder: Path, used_before: bool) -> OSError | None:
-    """Try what recording needs, while somebody is there to read the message.
-
-    Returns what is wrong with a spool that was ``used_before``: an application must start.
-    """
-    try:
-        make_folder(folder)
-        refuse_network(folder)
-        if not os.access(folder, os.W_OK | os.X_OK):
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
-    except OSError as error:
-        if used_before:
-            return error
-        raise ConfigurationError(
-            f"the spool {folder} cannot be used: {error}; choose a database in a folder that "
-            f"this process may write to"
-        ) from error
-    return None

@@ -1,16 +1,27 @@
-"""Which filesystem a folder is on: locks and O_APPEND hold only on one of this machine."""
+"""Where a spool can be: locks and O_APPEND hold only on a filesystem of this machine."""
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 from pathlib import Path
 
 from .errors import ConfigurationError
+from .segments import make_folder
 
 MOUNTS = Path("/proc/self/mountinfo")  # proc(5); other systems than Linux have none
 NETWORK = re.compile(
     r"nfs\d?|cifs|smb\d|smbfs|9p|afs|ceph|glusterfs|lustre|fuse\.(sshfs|gluster.*)"
 )
+
+
+def prepare_folder(folder: Path) -> None:
+    """Make the spool's folder, and try what recording needs; raises :exc:`OSError`."""
+    make_folder(folder)
+    refuse_network(folder)
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
 
 
 def refuse_network(folder: Path) -> None:

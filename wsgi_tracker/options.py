@@ -39,10 +39,11 @@ def check_retention(days: int | None) -> None:
         )
 
 
-def check_flag(name: str, value: bool) -> None:
+def check_flags(**flags: bool) -> None:
     """Refuse what is only true or false in a way, as the string ``"0"``."""
-    if not isinstance(value, bool):
-        raise ConfigurationError(f"{name} is True or False, given {value!r}")
+    for name, value in flags.items():
+        if not isinstance(value, bool):
+            raise ConfigurationError(f"{name} is True or False, given {value!r}")
 
 
 def check_spool_size(max_bytes: int) -> None:

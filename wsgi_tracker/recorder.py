@@ -9,7 +9,7 @@ from collections.abc import Callable
 from time import perf_counter_ns, time_ns
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
-from .endpoints import EndpointFinder
+from .endpoints import Endpoints
 from .errors import ConfigurationError, Outage, StorageError, logger
 from .exclusions import Exclusions
 from .period import DAY
@@ -55,14 +55,13 @@ class Recorder:
         self,
         spool: Spool,
         visitors: Visitors,
-        fragments: Fragments,
         exclusions: Exclusions,
-        find_endpoint: EndpointFinder,
+        endpoints: Endpoints,
         *,
         user: UserFinder | None = None,
         daily: bool = False,
     ) -> None:
-        self.find_endpoint = find_endpoint
+        self.find_endpoint = endpoints.find
         self._visitors = visitors
         self._excludes = exclusions.callables
         self._user = user
@@ -70,7 +69,7 @@ class Recorder:
         self._completes = user is not None or daily
         headers = ALL_HEADERS if self._completes else visitors.headers
         self.client_of, self.incomplete_client = client_reader(headers)
-        self._fragments = fragments
+        self._fragments = fragments = Fragments(visitors, exclusions, endpoints)
         self._place = fragments.place
         self._client = fragments.client
         self._referer = fragments.referer

@@ -8,42 +8,70 @@ from __future__ import annotations
 
 import fcntl
 import os
+from contextlib import AbstractContextManager
 from pathlib import Path
 
-from .errors import Outage
-from .segments import SUFFIX, header, is_at, make_folder, sync_folders, write_whole
+from .errors import Outage, logger
+from .segments import SUFFIX, WRITE_ADVICE, header, is_at, make_folder, sync_folders, write_whole
 
 RESTORING = ".restoring"
+DAMAGED = (
+    "was deleted, moved or cut while visits were written to it: a new one goes on; of one that was "
+    "cut, what was there is lost, and so may be what followed; leave these files to the processes "
+    "that write them"
+)
 
 
 class Rescue:
-    """The deleted segments of one process; the caller lets in one thread at a time."""
+    """The damaged segments of one process; the caller lets in one thread at a time."""
 
     def __init__(self, folder: Path, *, sync: bool) -> None:
         self._folder = folder
         self._sync = sync
         self._held: dict[int, Path] = {}
-        self.outage = Outage("a deleted segment cannot be put back, and ends with this process")
+        self._damaged = False  # a segment was, and the log does not know yet
+        self._outage = Outage("a deleted segment cannot be put back, and ends with this process")
 
     def hold(self, fd: int, path: Path) -> None:
         """Keep an open file that is not at ``path`` any more; it is this object's to close."""
         self._held[fd] = path
+        self.note()
 
-    def restore(self) -> None:
-        """Put back what is held. Raises :exc:`OSError`; what is left waits for the next call."""
+    def note(self) -> None:
+        """Note that a segment was damaged."""
+        self._damaged = True
+
+    def tend(self, lock: AbstractContextManager[object]) -> None:
+        """Put back what is held, and log what happened; what fails waits for the next call.
+
+        ``lock`` is taken for the first.
+        """
+        try:
+            with lock:
+                damaged, self._damaged = self._damaged, False
+                self._restore()
+        except OSError as error:
+            self._outage.report(f"{error.strerror or error}; {WRITE_ADVICE}")
+        else:
+            self._outage.over()
+        if damaged:
+            logger.error("a segment in %s %s", self._folder, DAMAGED)
+
+    def _restore(self) -> None:
         for fd, path in list(self._held.items()):
             make_folder(self._folder)
-            _restore(fd, path, sync=self._sync)
+            _put_back(fd, path, sync=self._sync)
             del self._held[fd]
             os.close(fd)
 
     def let_go(self) -> None:
-        """Close what is held."""
+        """Close what is held, and forget what was noted."""
+        self._damaged = False
         while self._held:
             os.close(self._held.popitem()[0])
 
 
-def _restore(fd: int, path: Path, *, sync: bool) -> None:
+def _put_back(fd: int, path: Path, *, sync: bool) -> None:
     content = os.pread(fd, os.fstat(fd).st_size, 0)
     if not content.startswith(header(path.stem)) or is_at(path, fd):
         return  # it was cut before, or has come back

@@ -37,7 +37,7 @@ class Secret:
 
     def keep(self) -> None:
         """Write the copy again where it is missing: the spool may have been deleted."""
-        if self._known is not None and not self._copy.exists():
+        if self._known is not None and not os.path.exists(self._copy):
             self._write(self._known)
 
     def ask(self, fetch: Callable[[], bytes]) -> bytes:

@@ -23,6 +23,7 @@ COUNTS = b'{"counts":'
 READ_FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW
 CHUNK_BYTES = 1 << 20
 TAIL_BYTES = 65536  # more than the longest line
+WRITE_ADVICE = "make room on its disk, or give this process's user the right to write there"
 
 
 class Segment:

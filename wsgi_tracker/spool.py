@@ -3,10 +3,8 @@
 A line is in the kernel's hands when ``append`` returns, so it survives the death of its process.
 Each rule below prevents a loss that was seen: a segment is held with ``flock`` by its one writing
 process, and only who gets that lock may delete it; the writer looks after locking whether its
-file was deleted before; rotation puts the new file on the old descriptor's number, and closing
-puts one there that nobody can write to, so that a thread that is about to write cannot hit a
-stranger's file. Nothing is logged while the lock is held: a handler may yield to a greenlet that
-waits for it.
+file was deleted before. Nothing is logged while the lock of the threads is held: a handler may
+yield to a greenlet that waits for it.
 """
 
 from __future__ import annotations
@@ -17,37 +15,19 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from .errors import Outage, logger
+from .errors import Outage
+from .own_segment import SMALLEST_SEGMENT_BYTES, OwnSegment
 from .process import new_lock, watch_forks
 from .rescue import Rescue, adopt_restored
-from .segments import (
-    counts_line,
-    create_segment,
-    is_at,
-    make_folder,
-    segment_sizes,
-    write_whole,
-)
+from .segments import WRITE_ADVICE, counts_line, make_folder, segment_sizes, write_whole
 
 SEGMENT_BYTES = 8 << 20
-SMALLEST_SEGMENT_BYTES = 4096
-# How much is written before the process is looked at: a fork may have run no Python hooks, as
-# uWSGI's, and to ask before each visit would cost 0.2 µs. Until then a child appends to its parent's
-# segment, whose descriptor and lock it shares: nothing is lost, but it starts no ingest thread.
-LOOK_BYTES = 16 << 10
 RETRY_SECONDS = 1.0
 # A write that the kernel cuts short is nearly always the first that a full disk refuses.
 NO_SPACE = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-DAMAGED = (
-    "was deleted, moved or cut while visits were written to it: a new one goes on; of one that was "
-    "cut, what was there is lost, and so may be what followed; leave these files to the processes "
-    "that write them"
-)
-ADVICE = "make room on its disk, or give this process's user the right to write there"
 FULL = (
     "it holds max_spool_bytes={} already; bring back the database that visits wait for, or, if no "
     "process ingests, start one without ingest=False"
@@ -71,29 +51,23 @@ class Spool:
         fsync: bool = False,
         on_open: Callable[[], None] = lambda: None,
     ) -> None:
-        self._fd = -1  # once there is one, it keeps its number
+        self._rescue = Rescue(folder, sync=fsync)
+        self._segment = OwnSegment(folder, self._rescue, sync=fsync)
         self.folder = folder
         self._max_bytes = max_bytes
         self._segment_bytes = segment_bytes
-        self._fsync = fsync
         self._on_open = on_open
-        self._path = folder  # of the open segment
-        self._rescue = Rescue(folder, sync=fsync)
         self._outage = Outage(f"visits are dropped, {folder} cannot be written")
         self._reset()
         watch_forks(in_child=self._after_fork_in_child)
 
     def _reset(self) -> None:
-        self._is_open = False  # decides; a thread that is interrupted may store an old room
-        self._room = -1  # bytes until this process looks again
-        self._rest = 0  # what the segment takes beyond these
-        self._seen_bytes = 0  # of the open segment, at the last look
+        self._segment.forget()
         self._is_failing = False  # visits are dropped, until a segment is opened for them
         self._retry_at = 0.0
         self._retry_counts_at = 0.0
         self._counts: Counter[str] = Counter()
         self._written_counts = 0
-        self._damaged = False  # a segment was, and the log does not know yet
         self._rescue.let_go()
         self._lock = new_lock()  # guards opening, and the counts of what is in no line
         self._pid = os.getpid()  # last: who finds it right may use the lock
@@ -110,13 +84,13 @@ class Spool:
 
     def append(self, line: bytes) -> bool:
         """Write one line; False if it was dropped, which is counted."""
-        size = len(line)
-        self._room = room = self._room - size
+        size, segment = len(line), self._segment
+        segment.room = room = segment.room - size
         if room < 0 and not self._make_room():
             self.drop()
             return False
         try:
-            written = os.write(self._fd, line)
+            written = os.write(segment.fd, line)
             if written == size:
                 return True
             problem = NO_SPACE
@@ -130,11 +104,11 @@ class Spool:
         """Write a line whose segment was closed meanwhile; this time nobody can close it."""
         while self._make_room():
             with self._locked():
-                if not self._is_open:
+                if not self._segment.is_open:
                     continue
-                self._room -= len(line)
+                self._segment.room -= len(line)
                 try:
-                    written, problem = os.write(self._fd, line), NO_SPACE
+                    written, problem = os.write(self._segment.fd, line), NO_SPACE
                 except OSError as error:
                     written, problem = 0, error
             return written == len(line) or self._give_up(written, problem)
@@ -146,7 +120,7 @@ class Spool:
         with self._locked():
             self._fail()
             self._retry_counts_at = self._retry_at
-            self._leave()
+            self._segment.leave()
         self._report(problem)
         if not written:
             self.drop()
@@ -181,21 +155,21 @@ class Spool:
     def _write_counts(self, now: float) -> None:
         try:
             with self._locked():
-                if self._counts and (self._is_open or now >= self._retry_counts_at):
+                if self._counts and (self._segment.is_open or now >= self._retry_counts_at):
                     self._append_counts()
         except OSError as error:
             self._report(error)
 
     def _append_counts(self) -> None:
         try:
-            if not self._is_open:
+            if not self._segment.is_open:
                 # Only for counts, which a full spool takes, too; visits try to open their own.
                 self._retry_counts_at = time.monotonic() + RETRY_SECONDS
-                self._open(room=0)
-            write_whole(self._fd, counts_line(self._counts))
+                self._segment.open(room=0)
+            write_whole(self._segment.fd, counts_line(self._counts))
         except OSError:
             self._fail()
-            self._leave()
+            self._segment.leave()
             raise
         self._written_counts += self._counts.total()
         self._counts.clear()
@@ -226,7 +200,7 @@ class Spool:
     def _report(self, problem: OSError) -> None:
         # Without the name of the file, which is another one at each attempt.
         reason = problem.strerror
-        self._outage.report(f"{reason}; {ADVICE}" if reason else str(problem))
+        self._outage.report(f"{reason}; {WRITE_ADVICE}" if reason else str(problem))
 
     def _make_room(self) -> bool:
         """Look at the segment, as now and then; write on in it, or open another."""
@@ -255,14 +229,13 @@ class Spool:
 
     def _knows_room(self) -> bool | None:
         """Return whether there is room, where another thread, or a failure, has just told."""
-        if self._is_open and self._room >= 0:
+        if self._segment.is_open and self._segment.room >= 0:
             return True
         return False if time.monotonic() < self._retry_at else None
 
     def _extend_or_open(self) -> bool:
         """Return whether another segment was opened."""
-        if self._is_open and self._rest > 0:
-            self._extend()
+        if self._segment.is_open and self._segment.extend():
             return False
         was_failing = self._is_failing
         try:
@@ -270,13 +243,10 @@ class Spool:
         except OSError:
             # All of it may be stored: it takes room from everybody until it is left. One for
             # counts stays while it is small.
-            if self._is_open and not (was_failing and self._is_small()):
-                self._leave()
+            if self._segment.is_open and not (was_failing and self._segment.is_small()):
+                self._segment.leave()
             raise
         return True
-
-    def _is_small(self) -> bool:
-        return os.fstat(self._fd).st_size < SMALLEST_SEGMENT_BYTES
 
     def _open_segment(self) -> None:
         """Open a segment for visits, unless the spool holds as much as it may."""
@@ -288,17 +258,12 @@ class Spool:
                 raise OSError(FULL.format(self._max_bytes))
             # One that is written to is not deleted: the more there are, the less each may hold.
             share = max(self._max_bytes // (16 + 4 * len(sizes)), SMALLEST_SEGMENT_BYTES)
-            self._open(room=min(self._segment_bytes, share))
+            self._segment.open(room=min(self._segment_bytes, share))
         except OSError:
             self._fail()
             raise
         self._is_failing = False
         self._retry_at = 0.0
-
-    def _open(self, *, room: int) -> None:
-        make_folder(self.folder)
-        fd, self._path = create_segment(self.folder, sync=self._fsync)
-        self._adopt(fd, room=room)
 
     def tend(self) -> None:
         """Write down what was dropped, and leave a segment that somebody deleted or cut.
@@ -313,69 +278,16 @@ class Spool:
         opened = False
         try:
             with self._locked():
-                if self._is_open and self._is_damaged():
-                    self._leave()
+                if self._segment.is_open and self._segment.is_damaged():
+                    self._rescue.note()
+                    self._segment.leave()
                     self._open_segment()
                     opened = True
         except OSError as error:
             self._report(error)
-        try:
-            with self._locked():
-                damaged, self._damaged = self._damaged, False
-                self._rescue.restore()
-        except OSError as error:
-            self._rescue.outage.report(f"{error.strerror or error}; {ADVICE}")
-        else:
-            self._rescue.outage.over()
-        if damaged:
-            logger.error("a segment in %s %s", self.folder, DAMAGED)
+        self._rescue.tend(self._locked())
         if opened:
             self._on_open()
-
-    def _is_damaged(self) -> bool:
-        size = os.fstat(self._fd).st_size
-        self._damaged = size < self._seen_bytes or not self._is_in_place()
-        self._seen_bytes = size
-        return self._damaged
-
-    def _is_in_place(self) -> bool:
-        try:
-            return is_at(self._path, self._fd)
-        except OSError:  # a folder that cannot be looked into
-            return True
-
-    def _adopt(self, fd: int, *, room: int) -> None:
-        if self._fd < 0:
-            self._fd = fd
-        else:
-            # A write under way keeps the old file, and its lock, to its end.
-            os.dup2(fd, self._fd, inheritable=False)
-            os.close(fd)
-        self._room, self._rest = (0, room) if room else (-1, 0)
-        self._seen_bytes = 0
-        self._extend()
-        self._is_open = True
-
-    def _leave(self) -> None:
-        """Leave the segment to the ingester; a write that comes late fails with EBADF.
-
-        Without a descriptor to spare it stays open, which loses nothing either.
-        """
-        was_open, self._is_open, self._room, self._rest = self._is_open, False, -1, 0
-        if self._fd >= 0:
-            with suppress(OSError):
-                if was_open and not self._is_in_place():
-                    self._rescue.hold(os.dup(self._fd), self._path)
-                    self._damaged = True
-                unwritable = os.open(os.devnull, os.O_RDONLY)
-                os.dup2(unwritable, self._fd, inheritable=False)
-                os.close(unwritable)
-
-    def _extend(self) -> None:
-        """Write on in the same segment."""
-        more = min(self._rest, LOOK_BYTES)
-        self._rest -= more
-        self._room += more
 
     def close(self) -> None:
         """Leave the segment to the ingester; a later ``append`` opens another.
@@ -384,17 +296,13 @@ class Spool:
         """
         self._write_counts(math.inf)
         with self._locked():
-            self._leave()
+            self._segment.leave()
         self._mend()
 
     def __del__(self) -> None:
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._rescue.let_go()
+        self._segment.close()
+        self._rescue.let_go()
 
     def _after_fork_in_child(self) -> None:
-        """Close the parent's segment; unlocking it would unlock it for the parent."""
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        self._segment.close()
         self._reset()

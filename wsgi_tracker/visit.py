@@ -14,7 +14,7 @@ from json.encoder import encode_basestring_ascii as quote
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from .endpoints import UNMATCHED, collapse_ids
+from .endpoints import UNMATCHED, Endpoints, collapse_ids
 from .exclusions import Exclusions
 from .visitors import Client, Visitors
 
@@ -100,18 +100,10 @@ class Fragments:
     two are empty where a rule excludes the request; ``encode_place`` and ``encode_client`` are not.
     """
 
-    def __init__(
-        self,
-        visitors: Visitors,
-        exclusions: Exclusions,
-        *,
-        folds_not_found: bool,
-        collapses_ids: bool,
-    ) -> None:
+    def __init__(self, visitors: Visitors, exclusions: Exclusions, endpoints: Endpoints) -> None:
         self._visitors = visitors
         self._exclusions = exclusions
-        self._folds_not_found = folds_not_found
-        self._collapses_ids = collapses_ids
+        self._endpoints = endpoints
         self.place = _Memo(self._place, capacity_bytes=16 << 20)
         self.client = _Memo(self._client, capacity_bytes=32 << 20)
         self.referer = _Memo(_referer, capacity_bytes=8 << 20)
@@ -128,9 +120,9 @@ class Fragments:
         code = int(status[:3]) if status[:3].isdecimal() else 0
         if endpoint is not None:
             endpoint = text(endpoint, MAX_PATH, "strict") or UNMATCHED
-        elif code == 404 and self._folds_not_found:
+        elif code == 404 and self._endpoints.folds_not_found:
             endpoint = UNMATCHED
-        elif self._collapses_ids:
+        elif self._endpoints.collapses_ids:
             # Where the application is mounted is no id. A placeholder may be longer than one.
             prefix = text(script_name or "", MAX_PATH)
             endpoint = (prefix + collapse_ids(path[len(prefix) :]))[:MAX_PATH]

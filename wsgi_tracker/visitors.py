@@ -39,6 +39,14 @@ class Client(NamedTuple):
     day: int = 0
 
 
+def check_ip_addresses(ip_addresses: str) -> None:
+    """Refuse what says nothing of what is stored of an address."""
+    if ip_addresses not in ADDRESSES:
+        raise ConfigurationError(
+            f"ip_addresses is one of {', '.join(ADDRESSES)}; given {ip_addresses!r}"
+        )
+
+
 class Visitors:
     """Turn what a request says of its sender into what is stored of it.
 
@@ -54,10 +62,6 @@ class Visitors:
         ip_addresses: str = "full",
         honor_privacy_signals: bool = False,
     ) -> None:
-        if ip_addresses not in ADDRESSES:
-            raise ConfigurationError(
-                f"ip_addresses is one of {', '.join(ADDRESSES)}; given {ip_addresses!r}"
-            )
         self._fetch_key = key
         self._proxies = proxies
         self._stored_part = ADDRESSES[ip_addresses]

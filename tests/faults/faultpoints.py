@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import faultapp
 
-import wsgi_tracker.spool
 import wsgi_tracker.storage.sqlite
+from wsgi_tracker.own_segment import OwnSegment
 from wsgi_tracker.segments import Segment
-from wsgi_tracker.spool import Spool
 from wsgi_tracker.storage.sqlite import SQLiteStorage
 
 if TYPE_CHECKING:
@@ -23,8 +22,8 @@ if TYPE_CHECKING:
 POINTS: dict[str, tuple[Any, str, bool]] = {
     "segment created": (fcntl, "flock", True),
     "segment locked": (fcntl, "flock", False),
-    "segment named": (Spool, "_adopt", True),
-    "segment opened": (Spool, "_adopt", False),
+    "segment named": (OwnSegment, "_adopt", True),
+    "segment opened": (OwnSegment, "_adopt", False),
     "rotating": (os, "dup2", True),
     "rotated": (os, "dup2", False),
     "orphan locked": (Segment, "lock", False),

@@ -9,6 +9,7 @@ import math
 import secrets
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, TypeAlias
@@ -75,7 +76,7 @@ class StorageFacts:
 
 
 ReadBatch: TypeAlias = Callable[[Positions], Batch]
-KeepLines: TypeAlias = Callable[[Sequence[bytes]], None]
+KeptLines: TypeAlias = Callable[[Sequence[bytes]], AbstractContextManager[object]]
 
 
 class Storage(Protocol):
@@ -97,13 +98,14 @@ class Storage(Protocol):
         read: ReadBatch,
         *,
         durable: bool,
-        keep: KeepLines = lambda lines: None,
+        kept: KeptLines = nullcontext,
     ) -> None:
         """Take in, exactly once, what ``read`` returns for the positions of these segments.
 
         They are those that :meth:`positions` returns, within the transaction. Lines that are no
-        visits are counted, and given to ``keep`` before the commit. ``durable`` asks that this batch, and all before it,
-        survive a power cut when the call returns. Raises :exc:`HardBatchError`.
+        visits are counted, and ``kept(lines)`` is entered before the commit, and left behind it, by
+        the exception where it fails. ``durable`` asks that this batch, and all before it, survive a
+        power cut when the call returns. Raises :exc:`HardBatchError`.
         """
 
     def generation(self) -> object:

@@ -102,12 +102,12 @@ class Decisions:
 
         Others may write meanwhile.
         """
-        if data_version() is None or not read_undecided(connection):
-            return
-        self._classify = self._classify or load_classifier()
-        deadline = time.monotonic() + REST_SECONDS
         # The batch is stored, whatever happens here; the next one does what is left over.
         with suppress(sqlite3.Error, StorageError):
+            if data_version() is None or not read_undecided(connection):
+                return
+            self._classify = self._classify or load_classifier()
+            deadline = time.monotonic() + REST_SECONDS
             while self._classify and time.monotonic() < deadline:
                 decided = decide(read_undecided(connection), self._classify)
                 if not decided:

@@ -26,7 +26,8 @@ _ADVICE = {
     "disk I/O": "the disk of {database} fails, is full or is gone: see the system's log; or the "
     "file was replaced while others have the old one open: end them (fuser {database}-shm names "
     "them)",
-    "temporarily unavailable": "another process is making {database}",
+    "temporarily unavailable": "another process makes {database}, or holds the lock of its folder: "
+    "if this lasts, end it (fuser {database.parent} names it)",
 }
 _ADVICE["Permission denied"] = _ADVICE["unable to open"]
 _ADVICE["Read-only"] = _ADVICE["readonly"]
@@ -37,7 +38,15 @@ _ADVICE["no such table"] = _ADVICE["already exists"]
 
 
 # What befalls a database that was in order; anything else at start is a mistake in its name.
-_PASSING = ("locked", "busy", "full", "No space left", "disk I/O", "malformed")
+_PASSING = (
+    "locked",
+    "busy",
+    "temporarily unavailable",
+    "full",
+    "No space left",
+    "disk I/O",
+    "malformed",
+)
 
 
 def is_passing(error: Exception) -> bool:

@@ -15,9 +15,11 @@ from pathlib import Path
 from ..errors import StorageError
 
 SCHEMA_VERSION = 3
-# In one statement, as another process may be making ours.
+# In one statement, as another process may be making ours. Other programs number their schemas, too.
 IS_FOREIGN = """
-SELECT (SELECT user_version FROM pragma_user_version) = 0 AND EXISTS (SELECT 1 FROM sqlite_master)"""
+SELECT EXISTS (SELECT 1 FROM sqlite_master) AND (
+    (SELECT user_version FROM pragma_user_version) = 0
+    OR NOT EXISTS (SELECT 1 FROM sqlite_master WHERE name = 'user_visits'))"""
 MAKER_PATIENCE_SECONDS = 1.0
 
 
@@ -80,12 +82,16 @@ def _maker_lock(folder: Path) -> Iterator[None]:
         os.close(fd)
 
 
+def refuse_foreign(connection: sqlite3.Connection) -> None:
+    """Raise :exc:`sqlite3.DatabaseError` before anything is changed in a database that is not ours."""
+    if connection.execute(IS_FOREIGN).fetchone()[0]:
+        raise sqlite3.DatabaseError("its tables are another program's")
+
+
 def create_schema(
     connection: sqlite3.Connection, make_secret: Callable[[], bytes], patience_seconds: float
 ) -> None:
     """Make tables and secret; several processes may try at once, and wait for each other."""
-    if connection.execute(IS_FOREIGN).fetchone()[0]:
-        raise sqlite3.DatabaseError("its tables are another program's")
     deadline = time.monotonic() + patience_seconds
     while True:
         try:

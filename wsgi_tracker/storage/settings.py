@@ -49,7 +49,7 @@ def keep_settings(connection: sqlite3.Connection, settings: Mapping[str, str]) -
 def note_replaced(connection: sqlite3.Connection, now: int) -> None:
     """Note when this file took the place of another; each process notices in its own time."""
     connection.execute(
-        "INSERT INTO settings (name, value) VALUES ('replaced_at', ?1) "
-        "ON CONFLICT (name) DO UPDATE SET value = excluded.value WHERE value < excluded.value - ?2",
+        "INSERT INTO settings (name, value) VALUES ('replaced_at', ?) "
+        "ON CONFLICT (name) DO UPDATE SET value = excluded.value WHERE value < excluded.value - ?",
         (now, DAY),
     )

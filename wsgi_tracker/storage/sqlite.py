@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, nullcontext, suppress
+from contextlib import ExitStack, closing, contextmanager, nullcontext
 from pathlib import Path
 
 from ..agents import NO_CLASSES, ClassFilter, data_version, load_classifier
@@ -14,8 +13,9 @@ from ..errors import ConfigurationError, Outage, StorageError, logger
 from ..period import Granularity
 from ..reports import EndpointStats, Summary, TrendBucket
 from ..visit import Visit
-from . import KeepLines, ReadBatch, StorageFacts, raw
-from .classes import Decisions, Reclassification, read_data_version
+from . import KeptLines, ReadBatch, StorageFacts, raw
+from .classes import Decisions, Reclassification
+from .facts import is_readable_by_others, read_facts
 from .faults import explain, is_passing, storage_errors
 from .intake import CREATE_BATCH, forget_segments, read_positions, store_batch
 from .migrations import migrate
@@ -37,6 +37,7 @@ from .schema import (
     create_schema,
     make_file,
     other_schema,
+    refuse_foreign,
     require_schema,
     schema_version,
     transaction,
@@ -58,17 +59,6 @@ BUSY_TIMEOUT_SECONDS = 0.5
 START_PATIENCE_SECONDS = 10.0
 FORGET_EVERY_SECONDS = 3600.0
 LOG_PATIENCE_SECONDS = 10.0
-
-# The address only where it is that of all of them; of whom only the hit counts, none is kept.
-NEWEST = """
-SELECT visits, agents, CASE WHEN addressed = 0 THEN '' WHEN addressed = visits AND first = last
-    THEN (SELECT ip_address FROM ip_addresses WHERE id = first) END
-FROM (SELECT count(*) AS visits, count(DISTINCT user_agent_id) AS agents,
-        count(ip_address_id) AS addressed, min(ip_address_id) AS first, max(ip_address_id) AS last
-    FROM (SELECT user_id, user_agent_id, ip_address_id FROM visits WHERE timestamp >= ?
-        ORDER BY timestamp DESC LIMIT 1000)
-    WHERE user_id IS NOT NULL)"""
-INGESTED = "SELECT name, value FROM settings WHERE name IN ('last_ingest', 'ingesting_pid')"
 
 
 class SQLiteStorage:
@@ -98,7 +88,7 @@ class SQLiteStorage:
         self._decisions = Decisions()
         self._try(used_before)
         self._patience_seconds = BUSY_TIMEOUT_SECONDS
-        if self._is_readable_by_others():
+        if is_readable_by_others(database):
             logger.warning("other users of this host can read %s: chmod 600 it", database)
 
     def _try(self, used_before: bool) -> None:
@@ -129,22 +119,23 @@ class SQLiteStorage:
         read: ReadBatch,
         *,
         durable: bool,
-        keep: KeepLines = lambda lines: None,
+        kept: KeptLines = nullcontext,
     ) -> None:
         """See :meth:`wsgi_tracker.storage.Storage.ingest`."""
         with storage_errors(self.database), self._pool.writer() as connection:
             # FULL syncs the log at COMMIT; it cannot be set within a transaction.
             connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
-            with transaction(connection):
-                batch = read(read_positions(connection, segments))
-                rejected = store_batch(connection, batch, self._max_endpoints)
-                self._forget_segments(connection)
-                if rejected:
-                    keep(rejected)
-                self._decisions.within(connection)
-            if not self._pool.is_current(connection):
-                self._inode = NO_FILE  # its number may be given to the new one
-                raise StorageError(f"{self.database} was deleted or replaced meanwhile")
+            with ExitStack() as keeping:
+                with transaction(connection):
+                    batch = read(read_positions(connection, segments))
+                    rejected = store_batch(connection, batch, self._max_endpoints)
+                    self._forget_segments(connection)
+                    self._decisions.within(connection)
+                    if rejected:
+                        keeping.enter_context(kept(rejected))
+                if not self._pool.is_current(connection):
+                    self._inode = NO_FILE  # its number may be given to the new one
+                    raise StorageError(f"{self.database} was deleted or replaced meanwhile")
             self._decisions.after(connection)
 
     def _forget_segments(self, connection: sqlite3.Connection) -> None:
@@ -165,39 +156,14 @@ class SQLiteStorage:
     def facts(self, segments: Sequence[str]) -> StorageFacts:
         """See :meth:`wsgi_tracker.storage.Storage.facts`."""
         with self._read() as connection:
-            ingested: dict[str, int] = dict(connection.execute(INGESTED))
-            return StorageFacts(
-                dict(connection.execute("SELECT name, value FROM counts")),
-                read_positions(connection, segments),
-                ingested.get("last_ingest"),
-                ingested.get("ingesting_pid"),
-                read_setting(connection, "replaced_at"),
-                self._size_bytes(),
-                self._is_readable_by_others(),
-                schema_version(connection),
-                read_setting(connection, "retention_days") or FOR_EVER,
-                read_data_version(connection),
-                *connection.execute(NEWEST, (first_shown(connection, 0),)).fetchone(),
-            )
-
-    def _size_bytes(self) -> int:
-        size = 0
-        for suffix in ("", "-wal"):
-            with suppress(FileNotFoundError):
-                size += os.stat(f"{self.database}{suffix}").st_size
-        return size
-
-    def _is_readable_by_others(self) -> bool:
-        try:
-            return bool(os.stat(self.database).st_mode & 0o044)
-        except FileNotFoundError:
-            return False
+            return read_facts(connection, self.database, segments)
 
     def secret(self) -> bytes:
         """See :meth:`wsgi_tracker.storage.Storage.secret`."""
         # On a connection of its own, whatever the schema: visits must be encoded even where they
         # cannot be stored until an upgrade is complete. It is asked for in a request: no waiting.
         with storage_errors(self.database), closing(self._open(timeout_seconds=0.05)) as connection:
+            refuse_foreign(connection)
             if not schema_version(connection):
                 create_schema(connection, self._make_secret, patience_seconds=0)
             row = connection.execute("SELECT value FROM settings WHERE name = 'secret'").fetchone()
@@ -371,6 +337,7 @@ class SQLiteStorage:
     def _prepare(self, connection: PooledConnection, writing: bool) -> None:
         # What is no UTF-8 was put in by hand; a report must not fail on it.
         connection.text_factory = lambda data: data.decode("utf-8", "replace")
+        refuse_foreign(connection)
         version = schema_version(connection)
         if version > SCHEMA_VERSION:
             raise other_schema(connection, version)
