@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import _thread
+import atexit
+import os
 import sqlite3
 import threading
 import time
@@ -83,6 +85,22 @@ def test_process_that_may_have_no_thread_drops_no_visit_and_tries_again(
     assert started
     assert sum("new thread" in message for message in caplog.messages) == 1
     assert tracker._storage.facts([]).counts == {"recorded": visits + 1}
+
+
+def test_process_that_records_long_registers_its_end_once(tracked: Callable[..., Tracker]) -> None:
+    """Every 80th request left a place in atexit's list, and went through all of them."""
+    tracker = tracked()
+    app = webtest.TestApp(tracker)
+    app.get("/")
+    before = atexit._ncallbacks()  # type: ignore[attr-defined]
+    for _ in range(3 * LOOK_BYTES // 200):
+        app.get("/")
+    after = atexit._ncallbacks()  # type: ignore[attr-defined]
+    tracker.close()
+    app.get("/")
+
+    assert after == before
+    assert tracker._closing_pid == os.getpid()
 
 
 def purging(host: Host, clock: list[int]) -> IngestThread:
