@@ -168,6 +168,21 @@ def test_counters_are_those_of_the_visits(
     assert (difference, rebuilt) == (None, None)
 
 
+@pytest.mark.parametrize("moment", [1_743_865_200_000_000, 1_759_591_800_000_000])
+def test_hour_in_which_the_clock_is_set_by_half_of_one_is_a_longer_one(
+    moment: int, tmp_path: Path
+) -> None:
+    """A report asked for the visits of half an hour again and again, and never ended."""
+    db = Counted(tmp_path, "Australia/Lord_Howe")
+    db.ingest(visit(moment + slot * SLOT, f"u{slot}") for slot in range(-8, 8))
+
+    db.check_reports([0, moment - SLOT + 1, moment, moment + 1])
+    hits = [hour.hits for hour in db.storage.trends(0, Granularity.HOUR)]
+    db.storage.close()
+
+    assert hits == [2, 4, 6, 4]
+
+
 ZEROS = {"totals": "hits OR endpoints OR users_hour OR users", "hits": "hits", "outcomes": "hits"}
 
 
