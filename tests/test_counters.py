@@ -17,7 +17,15 @@ from hypothesis import strategies as st
 from wsgi_tracker import Visit, open_storage
 from wsgi_tracker.agents import CLASSES, ClassFilter
 from wsgi_tracker.errors import StorageError
-from wsgi_tracker.period import DAY, HOUR, SLOT, Granularity, bucket_start, load_zone
+from wsgi_tracker.period import (
+    DAY,
+    HOUR,
+    LAST_TIMESTAMP,
+    SLOT,
+    Granularity,
+    bucket_start,
+    load_zone,
+)
 from wsgi_tracker.storage import Batch, Storage, counted, counters, purge, raw, uncount
 from wsgi_tracker.storage.purge import first_shown, phases_for_user
 
@@ -32,7 +40,11 @@ spans = st.sampled_from([SLOT, HOUR, DAY, 9 * DAY, 400 * DAY])
 moments = spans.flatmap(lambda span: st.integers(BEGIN, BEGIN + span))
 visits = st.builds(
     Visit,
-    timestamp=moments | moments.map(lambda moment: moment // SLOT * SLOT),
+    timestamp=st.one_of(
+        moments,
+        moments.map(lambda moment: moment // SLOT * SLOT),
+        st.integers(LAST_TIMESTAMP - 40 * DAY, LAST_TIMESTAMP),  # of a clock that leapt
+    ),
     user_hash=users,
     method=st.sampled_from(["GET", "POST"]),
     endpoint=st.sampled_from(["/", "/boxes"]),
@@ -293,6 +305,16 @@ def test_forgotten_visitor_costs_no_count_of_the_others(db: Counted) -> None:
     assert db.is_complete()  # reports are as fast as before
     assert db.storage.check() is None
     assert db.storage.summary(0).total_unique_users == 4
+
+
+def test_visits_of_the_last_days_of_all_are_forgotten_as_others(db: Counted) -> None:
+    """The last day has the two behind it, and ended too early: a report had no last access."""
+    db.ingest(visit(LAST_TIMESTAMP - n * 7 * HOUR, f"u{n % 3}") for n in range(20))
+
+    db.forget("u1")
+
+    assert db.is_complete()
+    assert db.storage.check() is None
 
 
 def test_counters_of_what_is_purged_are_dropped(db: Counted) -> None:
