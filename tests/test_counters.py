@@ -17,7 +17,15 @@ from hypothesis import strategies as st
 from wsgi_tracker import Visit, open_storage
 from wsgi_tracker.agents import CLASSES, ClassFilter
 from wsgi_tracker.errors import StorageError
-from wsgi_tracker.period import DAY, HOUR, SLOT, Granularity, bucket_start, load_zone
+from wsgi_tracker.period import (
+    DAY,
+    HOUR,
+    LAST_TIMESTAMP,
+    SLOT,
+    Granularity,
+    bucket_start,
+    load_zone,
+)
 from wsgi_tracker.storage import Batch, Storage, counted, counters, purge, raw, uncount
 from wsgi_tracker.storage.purge import first_shown, phases_for_user
 
@@ -32,7 +40,11 @@ spans = st.sampled_from([SLOT, HOUR, DAY, 9 * DAY, 400 * DAY])
 moments = spans.flatmap(lambda span: st.integers(BEGIN, BEGIN + span))
 visits = st.builds(
     Visit,
-    timestamp=moments | moments.map(lambda moment: moment // SLOT * SLOT),
+    timestamp=st.one_of(
+        moments,
+        moments.map(lambda moment: moment // SLOT * SLOT),
+        st.integers(LAST_TIMESTAMP - 40 * DAY, LAST_TIMESTAMP),  # of a clock that leapt
+    ),
     user_hash=users,
     method=st.sampled_from(["GET", "POST"]),
     endpoint=st.sampled_from(["/", "/boxes"]),
@@ -168,6 +180,21 @@ def test_counters_are_those_of_the_visits(
     assert (difference, rebuilt) == (None, None)
 
 
+@pytest.mark.parametrize("moment", [1_743_865_200_000_000, 1_759_591_800_000_000])
+def test_hour_in_which_the_clock_is_set_by_half_of_one_is_a_longer_one(
+    moment: int, tmp_path: Path
+) -> None:
+    """A report asked for the visits of half an hour again and again, and never ended."""
+    db = Counted(tmp_path, "Australia/Lord_Howe")
+    db.ingest(visit(moment + slot * SLOT, f"u{slot}") for slot in range(-8, 8))
+
+    db.check_reports([0, moment - SLOT + 1, moment, moment + 1])
+    hits = [hour.hits for hour in db.storage.trends(0, Granularity.HOUR)]
+    db.storage.close()
+
+    assert hits == [2, 4, 6, 4]
+
+
 ZEROS = {"totals": "hits OR endpoints OR users_hour OR users", "hits": "hits", "outcomes": "hits"}
 
 
@@ -223,24 +250,25 @@ def test_batch_is_counted_in_its_own_transaction(db: Counted) -> None:
         pytest.param(
             "UPDATE user_agents SET class = 'feed' WHERE user_agent = 'curl/8'", id="class"
         ),
+        pytest.param("DELETE FROM user_agents", id="user agent gone"),
+        pytest.param("UPDATE endpoints SET endpoint = '/' WHERE id = 2", id="endpoint renamed"),
     ],
 )
 def test_reports_are_right_before_what_was_changed_by_hand_is_counted(
     change: str, db: Counted
 ) -> None:
     db.ingest(visit(BEGIN + n, f"u{n % 3}", user_agent="curl/8") for n in range(20))
-    db.ingest([visit(BEGIN + DAY, endpoint="/boxes"), visit(BEGIN + DAY + 1)])
+    db.ingest([visit(BEGIN + DAY, endpoint="/boxes", method="POST"), visit(BEGIN + DAY + 1)])
     assert db.is_complete()
 
     db.sql(change)
 
     assert not db.is_complete()
-    with db.reading() as connection:
-        expected = raw.stats(connection, 0, None), raw.summary(connection, 0, ClassFilter("feed"))
-    assert (db.storage.stats(0), db.storage.summary(0, ClassFilter("feed"))) == expected
+    expected = db.storage.stats(0), db.storage.summary(0, ClassFilter("feed"))
     db.count()
     assert db.is_complete()
     assert (db.storage.stats(0), db.storage.summary(0, ClassFilter("feed"))) == expected
+    db.check_reports([0])
     assert db.storage.check() is None
 
 
@@ -270,6 +298,25 @@ def test_check_names_the_first_difference(damage: str, named: str, db: Counted) 
     assert difference.startswith(named)
 
 
+def test_user_agent_with_the_id_of_one_that_was_purged_has_nothing_counted_anew(
+    db: Counted,
+) -> None:
+    db.ingest([visit(BEGIN, user_agent="Googlebot/2.1")])
+    db.ingest([visit(BEGIN, user_agent="curl/8")])
+    db.ingest([visit(BEGIN + DAY, user_agent="Googlebot/2.1")])
+    db.purge(BEGIN + DAY)
+    assert db.is_complete()
+    changes = db.sql("SELECT value FROM settings WHERE name = 'changes'")
+
+    db.ingest([visit(BEGIN + 2 * DAY, user_agent="Wget/1")])
+    db.ingest([visit(BEGIN + 2 * DAY, user_agent="Wget/2")])
+
+    assert db.sql("SELECT id FROM user_agents WHERE user_agent = 'Wget/1'") == [(2,)]
+    assert db.sql("SELECT value FROM settings WHERE name = 'changes'") == changes
+    assert db.is_complete()
+    db.check_reports([0])
+
+
 def test_forgotten_visitor_costs_no_count_of_the_others(db: Counted) -> None:
     db.ingest(visit(BEGIN + n * HOUR, f"u{n % 5}", user_agent=AGENTS[n % 4]) for n in range(300))
 
@@ -278,6 +325,16 @@ def test_forgotten_visitor_costs_no_count_of_the_others(db: Counted) -> None:
     assert db.is_complete()  # reports are as fast as before
     assert db.storage.check() is None
     assert db.storage.summary(0).total_unique_users == 4
+
+
+def test_visits_of_the_last_days_of_all_are_forgotten_as_others(db: Counted) -> None:
+    """The last day has the two behind it, and ended too early: a report had no last access."""
+    db.ingest(visit(LAST_TIMESTAMP - n * 7 * HOUR, f"u{n % 3}") for n in range(20))
+
+    db.forget("u1")
+
+    assert db.is_complete()
+    assert db.storage.check() is None
 
 
 def test_counters_of_what_is_purged_are_dropped(db: Counted) -> None:

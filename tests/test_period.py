@@ -151,6 +151,14 @@ def test_hours_and_days_are_those_of_the_zone(zone: str, moment: str, hour: str,
     st.integers(micro("1972-02-01T00:00"), LAST - 60 * DAY),
     st.sampled_from(Granularity),
 )
+# Clocks set back and on by half an hour, or a quarter at midnight.
+@example("Australia/Lord_Howe", micro("2025-04-05T15:00"), Granularity.HOUR)
+@example("Australia/Lord_Howe", micro("2025-10-04T15:30"), Granularity.HOUR)
+@example("Asia/Pyongyang", micro("2015-08-14T15:00"), Granularity.HOUR)
+@example("Asia/Kathmandu", micro("1985-12-31T18:30"), Granularity.HOUR)
+@example("Asia/Kathmandu", micro("1985-12-31T18:30"), Granularity.DAY)
+@example("UTC", micro("9999-12-05T10:30"), Granularity.HOUR)
+@example("UTC", micro("9999-12-05T10:30"), Granularity.WEEK)
 def test_buckets_follow_each_other_in_every_zone(
     zone: str, timestamp: int, granularity: Granularity
 ) -> None:
@@ -165,6 +173,7 @@ def test_buckets_follow_each_other_in_every_zone(
     assert bucket_start(granularity, end, local) == end
     assert first_whole(granularity, start, local) == start
     assert first_whole(granularity, start + 1, local) == end
+    assert bucket_start(Granularity.HOUR, start, local) == start  # it begins with a whole hour
 
 
 @pytest.mark.parametrize("name", ["", "Mars/Olympus", "../etc/passwd", "Europe", "x" * 300, None])

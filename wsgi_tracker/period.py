@@ -2,7 +2,7 @@
 
 A window reaches from now minus its length to now, and has no upper end: a visit that a fast clock
 dated into the future is in every one. Hours, days, weeks and months are those of one time zone, and
-begin and end with a slot of 15 minutes, as all do whose time has been told since 1972.
+begin and end with a slot of 15 minutes, as they do everywhere since 1980.
 """
 
 from __future__ import annotations
@@ -57,18 +57,16 @@ def load_zone(name: str) -> tzinfo:
 def bucket_start(granularity: Granularity, timestamp: int, zone: tzinfo = timezone.utc) -> int:
     """Return the start of the bucket that ``timestamp`` lies in."""
     slot = min(timestamp, _LAST_DATED) // SLOT * SLOT
-    local = _local(slot, zone)
     if granularity is Granularity.HOUR:
-        return slot - local.minute * 60 * SECOND // SLOT * SLOT
-    return _midnight(_FIRST_DAYS[granularity](local.date()), zone)
+        return _hour_start(slot, zone)
+    return _midnight(_FIRST_DAYS[granularity](_local(slot, zone).date()), zone)
 
 
 def next_bucket(granularity: Granularity, start: int, zone: tzinfo = timezone.utc) -> int:
     """Return the start of the bucket behind the one that begins with ``start``."""
-    if start > _LAST_DATED - 32 * DAY:
+    if start >= bucket_start(granularity, _LAST_DATED, zone):
         return LAST_TIMESTAMP + 1
     if granularity is Granularity.HOUR:
-        # An hour in which a clock is set by half of one is longer, or shorter.
         following = start + SLOT
         while bucket_start(granularity, following, zone) == start:
             following += SLOT
@@ -112,6 +110,20 @@ _SURELY_IN_NEXT = {
     Granularity.WEEK: timedelta(days=7),
     Granularity.MONTH: timedelta(days=31),
 }
+
+
+def _hour_start(slot: int, zone: tzinfo) -> int:
+    """Return when the clock last showed a full hour, or a day began."""
+    start = _full_hour(slot, zone)
+    full = _full_hour(start, zone)
+    if full == start:
+        return start
+    # The clock was set by half an hour meanwhile: the hour in which it was is longer.
+    return max(full, _midnight(_local(slot, zone).date(), zone))
+
+
+def _full_hour(slot: int, zone: tzinfo) -> int:
+    return slot - _local(slot, zone).minute * 60 * SECOND // SLOT * SLOT
 
 
 def _midnight(day: date, zone: tzinfo) -> int:

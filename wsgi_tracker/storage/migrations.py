@@ -187,6 +187,16 @@ AND OLD.id <= coalesce((SELECT value FROM settings WHERE name = 'counted_agent_i
 BEGIN
     UPDATE settings SET value = value + 1 WHERE name = 'changes';
 END""",
+        """
+CREATE TRIGGER user_agents_deleted AFTER DELETE ON user_agents
+BEGIN
+    UPDATE settings SET value = value + 1 WHERE name = 'changes';
+END""",
+        """
+CREATE TRIGGER endpoints_updated AFTER UPDATE ON endpoints
+BEGIN
+    UPDATE settings SET value = value + 1 WHERE name = 'changes';
+END""",
         "CREATE TABLE classes (id INTEGER PRIMARY KEY, class TEXT NOT NULL UNIQUE)",
         "INSERT INTO classes (id, class) VALUES (1, 'empty'), (2, 'unknown')",
         """

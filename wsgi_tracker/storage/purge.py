@@ -23,7 +23,7 @@ from typing import TypeAlias
 from ..errors import StorageError
 from ..period import DAY, HOUR
 from .schema import transaction
-from .settings import forget_setting, note_change, read_setting, write_setting
+from .settings import forget_setting, no_change, note_change, read_setting, write_setting
 from .uncount import drop_buckets, stay_sound, uncount
 
 # The most that a step takes on; where one took long, the next take less.
@@ -81,6 +81,10 @@ WRITE_ANEW = (
     "DROP TABLE anew",
     "REINDEX {table}",
 )
+# A new user agent may get the id of one that is gone: nobody has counted its visits.
+FREE_AGENT_IDS = """
+UPDATE settings SET value = min(value, coalesce((SELECT max(id) FROM user_agents), 0))
+WHERE name = 'counted_agent_id'"""
 END_OF_RANGE = "SELECT max(id), count(*) FROM (SELECT id FROM {} WHERE id > ? ORDER BY id LIMIT ?)"
 
 
@@ -318,9 +322,11 @@ class Sweep:
                 )
             ]
             used = self._used[table]
-            connection.executemany(
-                f"DELETE FROM {table} WHERE id = ?", [(id,) for id in ids if id not in used]
-            )
+            with no_change(connection):
+                connection.executemany(
+                    f"DELETE FROM {table} WHERE id = ?", [(id,) for id in ids if id not in used]
+                )
+            connection.execute(FREE_AGENT_IDS)
         if ids:
             self._deleted_upto[table] = ids[-1]
         return len(ids) == limit
@@ -343,7 +349,7 @@ def write_anew(table: str, connection: sqlite3.Connection) -> bool:
 
     Whenever SQLite moves rows to another page, it leaves copies behind that no deletion finds.
     """
-    with transaction(connection):
+    with transaction(connection), no_change(connection):
         for statement in WRITE_ANEW:
             connection.execute(statement.format(table=table))
     return False

@@ -39,9 +39,9 @@ CREATE INDEX visits_timestamp ON visits (timestamp, endpoint_id, user_id);
 CREATE INDEX visits_endpoint ON visits (endpoint_id, timestamp);
 CREATE INDEX visits_user ON visits (user_id, timestamp);
 
--- 'changes' grows whenever visits are other than they were, what is below the floor excepted, or the
--- next one may get an id that was in use: whoever reads visits in ranges of ids, or has counted
--- them, learns that way if what it knows still holds.
+-- 'changes' grows whenever visits are other than they were, or have another class or endpoint, what
+-- is below the floor excepted, or the next one may get an id that was in use: whoever reads visits in
+-- ranges of ids, or has counted them, learns that way if what it knows still holds.
 CREATE TRIGGER visits_deleted AFTER DELETE ON visits
 WHEN OLD.id > coalesce((SELECT max(id) FROM visits), 0)
 OR OLD.timestamp >= coalesce((SELECT value FROM settings WHERE name = 'floor'), 0)
@@ -55,6 +55,14 @@ END;
 CREATE TRIGGER user_agents_classified AFTER UPDATE OF class ON user_agents
 WHEN OLD.class IS NOT NEW.class
 AND OLD.id <= coalesce((SELECT value FROM settings WHERE name = 'counted_agent_id'), 0)
+BEGIN
+    UPDATE settings SET value = value + 1 WHERE name = 'changes';
+END;
+CREATE TRIGGER user_agents_deleted AFTER DELETE ON user_agents
+BEGIN
+    UPDATE settings SET value = value + 1 WHERE name = 'changes';
+END;
+CREATE TRIGGER endpoints_updated AFTER UPDATE ON endpoints
 BEGIN
     UPDATE settings SET value = value + 1 WHERE name = 'changes';
 END;

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 
 from ..period import DAY
 
@@ -69,3 +70,12 @@ def configure_settings(connection: sqlite3.Connection, settings: Mapping[str, st
 def note_change(connection: sqlite3.Connection) -> None:
     """Let who has read visits, or counted them, know that what they found no more holds."""
     connection.execute("UPDATE settings SET value = value + 1 WHERE name = 'changes'")
+
+
+@contextmanager
+def no_change(connection: sqlite3.Connection) -> Iterator[None]:
+    """Take back what is noted within as a change: what visits tell is the same after it."""
+    known = read_setting(connection, "changes")
+    yield
+    if known is not None:
+        write_setting(connection, "changes", known)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import sqlite3
 
 from ..period import SLOT
-from .changes import DAY_LEVEL, HOUR_LEVEL, LEVELS, MONTH_LEVEL, add_changes
+from .changes import DAY_LEVEL, LEVELS, MONTH_LEVEL, add_changes
 from .counters import CLASS_ID, FILL_RECENT, clear, read_state
 from .outcomes import count_outcomes
 from .schema import transaction
@@ -42,6 +42,15 @@ _PAIRS = """
 SELECT DISTINCT user_id, endpoint_id, class_id FROM temp.recent WHERE user_id IS NOT NULL
 UNION SELECT user_id, endpoint_id, 0 FROM temp.recent
 WHERE user_id IN (SELECT user_id FROM temp.mixed)"""
+
+
+def _end(bucket: str, unit: str) -> str:
+    """Return where no visit of a bucket can lie any more: the next one that has any begins there."""
+    return f"""coalesce((
+        SELECT slot FROM calendar WHERE slot > {bucket} AND {unit} > {bucket} ORDER BY slot LIMIT 1
+    ) * {SLOT}, 9223372036854775807)"""
+
+
 LEAVE_PAIRS = f"""
 INSERT INTO temp.moved SELECT user_id, endpoint_id, class_id, last_hour, NULL FROM (
     SELECT user_id, endpoint_id, class_id, (
@@ -51,7 +60,8 @@ INSERT INTO temp.moved SELECT user_id, endpoint_id, class_id, last_hour, NULL FR
     FROM ({_PAIRS}) AS came
 ) AS came WHERE NOT EXISTS (
     SELECT 1 FROM visits WHERE timestamp >= last_hour * {SLOT}
-    AND timestamp < (last_hour + {_LONGEST[HOUR_LEVEL]}) * {SLOT} AND visits.endpoint_id = came.endpoint_id AND {_LEFT})"""
+    AND timestamp < {_end("last_hour", "hour")} AND visits.endpoint_id = came.endpoint_id
+    AND {_LEFT})"""
 FORGET_LAST = (
     """
 DELETE FROM visitors WHERE (user_id, class_id) IN (
@@ -69,9 +79,8 @@ FORGET_EMPTY = (
     f"AND day IN (SELECT bucket FROM temp.hit_changes WHERE level = {DAY_LEVEL})",
 )
 _OF_DAY = f"""
-SELECT timestamp FROM visits CROSS JOIN calendar ON slot = timestamp / {SLOT}
-WHERE visits.endpoint_id = hits.endpoint_id AND timestamp >= bucket * {SLOT}
-AND timestamp < (bucket + {_LONGEST[DAY_LEVEL]}) * {SLOT} AND calendar.day = bucket AND {COUNTED}
+SELECT timestamp FROM visits WHERE visits.endpoint_id = hits.endpoint_id
+AND timestamp >= bucket * {SLOT} AND timestamp < {_end("bucket", "day")} AND {COUNTED}
 AND visits.id NOT IN (SELECT id FROM temp.going) AND hits.class_id = {CLASS_ID}
 ORDER BY timestamp"""
 _OF_MONTH = f"""
