@@ -17,7 +17,7 @@ from typing import Protocol, TypeAlias
 from ..agents import ClassFilter
 from ..errors import ConfigurationError, Outage, StorageError
 from ..period import Granularity
-from ..reports import EndpointStats, Summary, TrendBucket
+from ..reports import EndpointOutcomes, EndpointStats, Summary, TrendBucket
 from ..visit import Visit
 
 FINISHED = -1
@@ -152,6 +152,9 @@ class Storage(Protocol):
 
     def summary(self, start: int, only: ClassFilter | None = None) -> Summary:
         """Return the totals."""
+
+    def outcomes(self, start: int, only: ClassFilter | None = None) -> list[EndpointOutcomes]:
+        """Return statuses and latencies, one row per endpoint and method."""
 
     def trends(
         self, start: int, granularity: Granularity, only: ClassFilter | None = None
