@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sqlite3
 from collections import Counter
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -22,8 +23,9 @@ HALF_A_DAY = 43_200_000_000  # µs
 
 
 def bucket(latency: int | None) -> int:
-    with sqlite3.connect(":memory:") as connection:
-        found: int = connection.execute(f"SELECT {latency_of(':latency')}", {"latency": latency}).fetchone()[0]
+    with closing(sqlite3.connect(":memory:")) as connection:
+        statement = f"SELECT {latency_of(':latency')}"
+        found: int = connection.execute(statement, {"latency": latency}).fetchone()[0]
     return found
 
 
