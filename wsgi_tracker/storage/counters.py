@@ -157,11 +157,11 @@ KEEP_LAST = (
     """
 INSERT INTO visitors SELECT user_id, class_id, max(slot) FROM temp.slots
 WHERE class_id <> 0 AND now GROUP BY 1, 2
-ON CONFLICT DO UPDATE SET last_slot = excluded.last_slot""",
+ON CONFLICT (user_id, class_id) DO UPDATE SET last_slot = excluded.last_slot""",
     """
 INSERT INTO pairs SELECT user_id, endpoint_id, class_id, now FROM temp.moved
 WHERE class_id <> 0 AND now IS NOT NULL
-ON CONFLICT DO UPDATE SET last_hour = excluded.last_hour""",
+ON CONFLICT (user_id, endpoint_id, class_id) DO UPDATE SET last_hour = excluded.last_hour""",
 )
 
 

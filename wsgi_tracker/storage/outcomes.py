@@ -32,7 +32,7 @@ COUNT = f"""
 INSERT INTO outcomes (day, endpoint_id, status_class, latency, hits)
 SELECT day, endpoint_id, {STATUS_CLASS}, {latency_of("duration_us")}, {{sign}} * count(*)
 FROM visits CROSS JOIN calendar ON slot = timestamp / {SLOT} WHERE {{which}} GROUP BY 1, 2, 3, 4
-ON CONFLICT DO UPDATE SET hits = hits + excluded.hits"""
+ON CONFLICT (day, endpoint_id, status_class, latency) DO UPDATE SET hits = hits + excluded.hits"""
 
 # Whole days as they were counted, and what comes before them from the visits.
 READ = f"""
