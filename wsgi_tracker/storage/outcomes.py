@@ -1,8 +1,9 @@
 """How visits went: for each day and endpoint, how many had which class of status and which latency.
 
 Latencies are counted in logarithmic buckets, four to each doubling. So counts of any days and
-endpoints can be added up, and a quantile of the sum is at most 9 % off, whatever it is: a bucket's
-bounds are a factor of 2 ** (1/4) apart, and its middle at most 2 ** (1/8) from either.
+endpoints can be added up, and a quantile of the sum is at most 9.1 % off, whatever it is: the least
+and the greatest latency of a bucket are at most a factor of 2 ** (1/4) apart, and the root of their
+product at most 2 ** (1/8) from either. Latencies are whole microseconds, so below 8 they are exact.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from ..period import SLOT
 
 PER_DOUBLING = 4
 DOUBLINGS = 36  # to 19 hours
-# Bucket n holds latencies from BOUNDS[n] µs up to the next bound; the first also 0.
+# Bucket n holds latencies from BOUNDS[n] µs up to the next bound; the first 0, too, the last the rest.
 BOUNDS = sorted({round(2 ** (n / PER_DOUBLING)) for n in range(PER_DOUBLING * DOUBLINGS)})
 
 STATUS_CLASS = "coalesce(status, 0) / 100"
