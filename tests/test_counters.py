@@ -285,6 +285,7 @@ def test_reports_are_right_before_what_was_changed_by_hand_is_counted(
         ("UPDATE visitors SET last_slot = last_slot + 1", "visitors (user_id, class, last)"),
         ("DELETE FROM pairs", "pairs (user_id, endpoint_id, class, last)"),
         ("UPDATE outcomes SET status_class = 3", "outcomes (day, endpoint, status class"),
+        ("UPDATE calendar SET day = day - 4", "calendar (slot, hour, day, week, month)"),
     ],
 )
 def test_check_names_the_first_difference(damage: str, named: str, db: Counted) -> None:
@@ -296,6 +297,38 @@ def test_check_names_the_first_difference(damage: str, named: str, db: Counted) 
     difference = db.storage.check()
     assert difference is not None
     assert difference.startswith(named)
+
+
+@pytest.mark.parametrize(
+    ("change", "difference"),
+    [
+        pytest.param(
+            "INSERT INTO user_visits (endpoint, method, timestamp) "
+            "VALUES ('/new', 'GET', '2024-10-25T00:00:00Z')",
+            None,
+            id="insert",
+        ),
+        pytest.param(
+            "UPDATE visits SET status = 500",
+            "visits were changed, and are not counted anew yet",
+            id="update",
+        ),
+    ],
+)
+def test_visits_that_come_while_counters_are_checked_are_no_difference(
+    change: str, difference: str | None, db: Counted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    db.ingest([visit(BEGIN)])
+    count = db.storage.count
+
+    def count_too_early() -> bool:
+        more = count()
+        db.sql(change)
+        return more
+
+    monkeypatch.setattr(db.storage, "count", count_too_early)
+
+    assert db.storage.check() == difference
 
 
 def test_user_agent_with_the_id_of_one_that_was_purged_has_nothing_counted_anew(

@@ -19,10 +19,11 @@ from hosts import GOOD, BeforeIngest, Host, many, thread_of
 
 from wsgi_tracker import Tracker
 from wsgi_tracker.ingest import Ingester
-from wsgi_tracker.ingest_thread import IngestThread
+from wsgi_tracker.ingest_thread import COUNT_SECONDS, IngestThread
 from wsgi_tracker.own_segment import LOOK_BYTES
 from wsgi_tracker.process import new_lock
 from wsgi_tracker.retention import Retention
+from wsgi_tracker.storage import counted, counters
 
 
 class AfterIngest(BeforeIngest):
@@ -150,6 +151,76 @@ def test_spool_that_is_out_of_order_is_no_bug_of_the_purge(
     (record,) = caplog.records
     assert "the spool cannot be used" in record.getMessage()
     assert not record.exc_info
+
+
+class AfterCount(BeforeIngest):
+    """Real storage; ``act`` runs after each step of counting."""
+
+    def count(self) -> Any:
+        more = self._storage.count()
+        self._act(more)
+        return more
+
+
+def change_by_hand(host: Host) -> None:
+    with closing(sqlite3.connect(host.database, isolation_level=None)) as connection:
+        connection.execute("UPDATE visits SET timestamp = timestamp + 1")
+
+
+def test_thread_counts_anew_what_was_changed_by_hand(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(counters, "VISITS_PER_STEP", 30)
+    host.segment(many(100))
+    host.ingest()
+    change_by_hand(host)
+    done, steps = threading.Event(), []
+
+    def note(more: bool) -> None:
+        steps.append(more)
+        if not more:
+            done.set()
+
+    thread = thread_of(host, Ingester(AfterCount(host.storage, note), host.folder))
+    thread.start()
+    assert done.wait(30)
+    thread.stop()
+
+    assert steps == [True, True, True, False]
+    with host.storage._file.read() as connection:  # type: ignore[attr-defined]
+        assert counted.is_complete(connection)
+
+
+def test_thread_looks_for_visits_to_count_once_a_minute(host: Host) -> None:
+    steps: list[bool] = []
+    thread = thread_of(host, Ingester(AfterCount(host.storage, steps.append), host.folder))
+
+    pauses = [thread._count() for _ in range(3)]
+
+    assert (steps, pauses) == ([False], [1.0, 1.0, 1.0])
+    assert COUNT_SECONDS - 5 < thread._count_at - time.monotonic() <= COUNT_SECONDS
+
+
+def test_counting_that_others_keep_us_from_is_told_and_tried_again(
+    host: Host, caplog: pytest.LogCaptureFixture
+) -> None:
+    host.segment(GOOD)
+    host.ingest()
+    change_by_hand(host)
+    thread = thread_of(host, host.ingester)
+    thread._stop = object()
+    with closing(sqlite3.connect(host.database, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        thread._count()
+        problems = thread.problems
+        other.execute("ROLLBACK")
+    thread._count_at = 0.0
+
+    assert thread._count() == 1.0
+    failed, over = caplog.messages
+    assert problems == [failed]
+    assert "reports are slow, as visits are not counted" in failed
+    assert "works again" in over
 
 
 def test_thread_stops_between_two_batches(host: Host) -> None:

@@ -52,6 +52,19 @@ def test_quantile_is_at_most_9_percent_off(latencies: list[int], share: float) -
     assert exact / 1.091 <= found <= exact * 1.091
 
 
+def test_latencies_below_eight_microseconds_are_told_exactly() -> None:
+    assert [quantile({bucket(latency): 1}, 0.5) for latency in range(1, 8)] == list(range(1, 8))
+
+
+def test_latency_that_is_unknown_counts_as_the_shortest() -> None:
+    assert bucket(None) == bucket(0) == 0
+
+
+def test_bounds_reach_beyond_any_request() -> None:
+    assert BOUNDS[-1] > HALF_A_DAY
+    assert bucket(2**63 - 1) == len(BOUNDS) - 1
+
+
 def test_nothing_has_no_quantile() -> None:
     assert quantile({}, 0.5) is None
 

@@ -1,8 +1,8 @@
 """Latencies in logarithmic buckets: counts of any days and endpoints add up, and tell quantiles.
 
-Four buckets to each doubling: the bounds of one are a factor of 2 ** (1/4) apart, and its middle, the
-geometric mean, is at most 2 ** (1/8) from either. So a quantile is at most 9 % off, whatever it is,
-beside the half microsecond that whole ones cost at the lowest.
+Four buckets to each doubling: the least and the greatest latency of one are at most a factor of
+2 ** (1/4) apart, and the root of their product at most 2 ** (1/8) from either. So a quantile is at most
+9.1 % off, whatever it is. Latencies are whole microseconds: below 8 they are exact, 0 counts as 1.
 """
 
 from __future__ import annotations

@@ -33,17 +33,18 @@ def fill_calendar(connection: sqlite3.Connection) -> None:
     if not missing:
         return
     zone = read_zone(connection)
-    rows = {slot: _buckets(slot, zone) for slot in missing}
+    rows = {slot: buckets_of(slot, zone) for slot in missing}
     for hour, day, *_ in list(rows.values()):
         for slot in (hour, day):
-            rows.setdefault(slot, _buckets(slot, zone))
+            rows.setdefault(slot, buckets_of(slot, zone))
     connection.executemany(
         "INSERT OR IGNORE INTO calendar (slot, hour, day, week, month) VALUES (?, ?, ?, ?, ?)",
         [(slot, *buckets) for slot, buckets in rows.items()],
     )
 
 
-def _buckets(slot: int, zone: tzinfo) -> tuple[int, ...]:
+def buckets_of(slot: int, zone: tzinfo) -> tuple[int, ...]:
+    """Return the first slots of hour, day, week and month."""
     return tuple(
         bucket_start(granularity, slot * SLOT, zone) // SLOT for granularity in Granularity
     )

@@ -11,7 +11,7 @@ import sqlite3
 from collections.abc import Iterator
 
 from ..period import SLOT, Granularity, first_whole
-from .calendar import read_zone
+from .calendar import buckets_of, read_zone
 from .changes import DAY_LEVEL, HOUR_LEVEL, LEVELS, MONTH_LEVEL, SLOT_LEVEL, SUMMED_UP
 from .counters import CLASS_ID, read_state
 from .outcomes import STATUS_CLASS, latency_of
@@ -23,7 +23,7 @@ SUMS = "sum(users_hour), sum(users_day), sum(users_week), sum(users_month), sum(
 VISITS = f"""
 WITH visit AS (
     SELECT user_id, endpoint_id, {CLASS_ID} AS class_id, timestamp, timestamp / {SLOT} AS slot
-    FROM visits WHERE timestamp >= :floor
+    FROM visits WHERE timestamp >= :floor AND id <= :counted_id
 ), everywhere AS (
     SELECT * FROM visit UNION ALL SELECT user_id, endpoint_id, 0, timestamp, slot FROM visit
 )"""
@@ -88,15 +88,24 @@ SELECT day, endpoint_id, status_class, latency, hits FROM outcomes WHERE day >= 
 OUTCOMES_FOUND = f"""
 SELECT day, endpoint_id, {STATUS_CLASS}, {latency_of("duration_us")}, count(*)
 FROM visits JOIN calendar ON slot = timestamp / {SLOT}
-WHERE timestamp >= :floor AND day >= :day GROUP BY 1, 2, 3, 4"""
+WHERE timestamp >= :floor AND id <= :counted_id AND day >= :day GROUP BY 1, 2, 3, 4"""
+CALENDAR = "SELECT slot, hour, day, week, month FROM calendar WHERE slot >= :slot"
 
 
 def first_difference(connection: sqlite3.Connection) -> str | None:
-    """Return what the counters have and the visits do not, or the other way round."""
-    floor, zone = read_state(connection).floor, read_zone(connection)
-    values = {"floor": floor, "slot": -(-floor // SLOT)}
+    """Return what the counters have and the visits do not, or the other way round.
+
+    Visits that came since they were counted are no difference.
+    """
+    state, zone = read_state(connection), read_zone(connection)
+    if not state.is_sound:
+        return "visits were changed, and are not counted anew yet"
+    values = {"counted_id": state.counted_id, "floor": state.floor, "slot": -(-state.floor // SLOT)}
     for granularity in Granularity:
-        values[granularity.value] = first_whole(granularity, floor, zone) // SLOT
+        values[granularity.value] = first_whole(granularity, state.floor, zone) // SLOT
+    for row in connection.execute(CALENDAR, values):
+        if row[1:] != buckets_of(row[0], zone):
+            return f"calendar (slot, hour, day, week, month) {row} is counted, and not in {zone}"
     for name, counted, found in _comparisons():
         for one, other, verdict in (
             (counted, found, "is counted, and not in the visits"),
