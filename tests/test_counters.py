@@ -412,6 +412,20 @@ def test_other_time_zone_has_all_visits_counted_anew(db: Counted) -> None:
     assert db.is_complete()
 
 
+def test_time_zone_that_a_law_has_changed_has_all_visits_counted_anew(db: Counted) -> None:
+    """Its data come with a new release of tzdata, and then with another process."""
+    db.ingest([visit(BEGIN + 1), visit(BEGIN + 22 * HOUR)])
+    db.storage.close()
+    db.sql("UPDATE calendar SET day = day - 4, week = week - 4, month = month - 4")
+    db.sql("INSERT INTO calendar SELECT day, day, day, week, month FROM calendar LIMIT 1")
+    db.storage = open_storage(db.database)
+
+    db.ingest([visit(BEGIN + DAY)])
+
+    assert db.storage.check() is None
+    db.check_reports([0])
+
+
 def test_time_zone_that_is_unknown_here_is_said(db: Counted) -> None:
     db.ingest([visit(BEGIN)])
     db.storage.configure({"timezone": "Mars/Olympus"})

@@ -27,7 +27,8 @@ SHORTEST_STEP_PAUSE_SECONDS = 0.002
 class IngestThread:
     """Have a spool of at most ``max_spool_bytes`` ingested, and what ``retention`` tells purged.
 
-    ``on_ingest`` is called after something was ingested. One thread per process that has called ``start``; those of a host take turns.
+    ``on_ingest`` is called after something was ingested. One thread per process that has called
+    ``start``; those of a host take turns.
     """
 
     # A server that stops kills what takes long; the rest is safe in the spool.

@@ -65,14 +65,14 @@ class Tracker:
     ``collapse_ids``, an endpoint that is a path has ``<int>``, ``<uuid>``, ``<hex>`` for its ids.
     ``user`` is a key of environ, or a callable on it, that names who asks. ``exclude`` holds path
     globs, methods, addresses, networks and callables. ``trusted_proxies`` are addresses, networks,
-    or ``"unix"``. ``ip_addresses`` is ``"full"``, ``"truncated"`` or ``"none"``. Hours, days, weeks and months are
-    those of ``timezone``, as ``Europe/Berlin``. ``identity`` is
-    ``"permanent"`` or ``"daily"``, under a random secret or one that ``secret`` derives; with
+    or ``"unix"``. ``ip_addresses`` is ``"full"``, ``"truncated"`` or ``"none"``. Hours, days, weeks
+    and months are those of ``timezone``, as ``Europe/Berlin``. ``identity`` is ``"permanent"`` or
+    ``"daily"``, under a random secret or one that ``secret`` derives; with
     ``honor_privacy_signals``, who sends one is counted as a hit alone. Visits older than
-    ``retention_days`` are deleted, hourly, by a process that ingests; 0 keeps all, and
-    the value given last, by any process, holds until another is given. With ``ingest=False`` this
-    process only records, and another, or the next report, moves visits to the database. With ``fsync`` a
-    response ends only when its visit would survive a power cut, too.
+    ``retention_days`` are deleted, hourly, by a process that ingests; 0 keeps all, and the value
+    given last, by any process, holds until another is given. With ``ingest=False`` this process only
+    records, and another, or the next report, moves visits to the database. With ``fsync`` a response
+    ends only when its visit would survive a power cut, too.
     """
 
     def __init__(

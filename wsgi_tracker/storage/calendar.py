@@ -16,6 +16,7 @@ DEFAULT_ZONE = "UTC"
 ZONE = "SELECT value FROM settings WHERE name = 'timezone'"
 MISSING = """
 SELECT DISTINCT slot FROM temp.recent WHERE slot NOT IN (SELECT slot FROM calendar)"""
+DAYS = "SELECT slot FROM calendar WHERE slot = day"
 
 
 def read_zone(connection: sqlite3.Connection) -> tzinfo:
@@ -41,6 +42,16 @@ def fill_calendar(connection: sqlite3.Connection) -> None:
         "INSERT OR IGNORE INTO calendar (slot, hour, day, week, month) VALUES (?, ?, ?, ?, ?)",
         [(slot, *buckets) for slot, buckets in rows.items()],
     )
+
+
+def is_current(connection: sqlite3.Connection) -> bool:
+    """Return whether days begin where they did when they were counted.
+
+    Where a law changes a time zone at short notice, the data that say so are installed later.
+    """
+    zone = read_zone(connection)
+    days = (slot * SLOT for (slot,) in connection.execute(DAYS))
+    return all(bucket_start(Granularity.DAY, day, zone) == day for day in days)
 
 
 def buckets_of(slot: int, zone: tzinfo) -> tuple[int, ...]:

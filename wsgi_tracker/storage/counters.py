@@ -3,19 +3,22 @@
 Unique users cannot be added up: who came on Monday and on Tuesday is one user of the week. But a
 window that reaches to now holds a user exactly when the user's LAST visit lies in it. So each slot
 of 15 minutes counts the users whose last visit it holds; they add up, as everybody has one last
-visit. Who returns is counted in the new slot, and no more in the old one. The same holds within an
-hour, day, week or month, even for one that a window cuts at its start, as a cut there never removes
+visit. Who came at 9:05 is counted in the slot of 9:00, and who returns at 14:10 in that of 14:00 and
+no more in the other: every window that begins by then finds one user, and any later one none.
+
+The same holds within an hour, day, week or month: ``users_day`` counts those whose last visit of the
+day a slot holds. It holds even for one that a window cuts at its start, as a cut there never removes
 a last visit. For unique users of an endpoint, pairs of user and endpoint are counted likewise.
 
 ``totals`` and ``hits`` keep the sums of hours, days and months too, so that a year is a few rows. A
 window takes its first slot, or hour, from the visits themselves, and whole buckets from here.
 
-How visits change a user's flags of last visits is found in ``temp.slots``: the slots that are new,
-and of those that were there the last one and, around a new one before it, its neighbours. Flags are
-made of them twice, as they were and as they are, and the difference is added. What follows a slot
-decides its flags. Whatever a new slot stands before or behind is in the table, so that theirs are
-right. Of any other slot, what follows it may be missing; but nothing new comes between, so its
-flags are the same both times, and cancel out.
+Whether a slot has a user's last visit, of all or of its day, depends on the user's next slot alone. So
+few slots can change when visits come, and ``temp.slots`` holds them: those that are new; the user's
+last one so far; and, around a new one before that, its neighbours. From these, flags of last visits
+are made twice, of the slots as they were and as they are, and the difference is added. A slot whose
+next one is not among them has the same next one as before: its flags may be wrong, but are the same
+both times, and cancel out.
 
 User agents have classes, and every row is of one. A user of several is as many users, so all of
 them together need a correction: what the user adds regardless of class, less what the classes add.

@@ -11,10 +11,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from ..errors import Outage, StorageError
+from .calendar import is_current
 from .classes import Decisions
 from .counters import fold
 from .faults import is_passing
 from .schema import transaction
+from .settings import note_change
 
 
 class Counting:
@@ -22,6 +24,7 @@ class Counting:
 
     def __init__(self) -> None:
         self._decisions = Decisions()
+        self._has_current_calendar = False
         self._outage = Outage("reports are slow, as visits are not counted")
 
     def within(self, connection: sqlite3.Connection) -> None:
@@ -49,6 +52,8 @@ class Counting:
         """Count some; where that fails, visits are stored all the same and reports still exact."""
         try:
             with _savepoint(connection):
+                if not self._has_current_calendar and not is_current(connection):
+                    note_change(connection)
                 more = fold(connection)
         except (sqlite3.Error, StorageError) as error:
             if is_passing(error):
@@ -58,6 +63,7 @@ class Counting:
         except Exception as error:  # a fault of ours must not keep visits in the spool
             self._outage.report_bug(error)
             return False
+        self._has_current_calendar = True  # time zones change with another process alone
         self._outage.over()
         return more
 
