@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -27,7 +28,8 @@ class Server:
     """A server of a test's own; use it in ``with``.
 
     ``listening`` is what its log says when it listens, with the port as a group. A server that
-    cannot find a free port itself is given one in place of ``{port}`` in its command.
+    cannot find a free port itself is given one in place of ``{port}`` in its command. ``loaded`` is
+    what the log says of a worker, ``{pid}``, that has loaded its application.
     """
 
     def __init__(
@@ -36,6 +38,7 @@ class Server:
         *,
         listening: str,
         folder: Path,
+        loaded: str = "",
         python_path: Sequence[Path] = (),
         environ: dict[str, str] | None = None,
     ) -> None:
@@ -49,6 +52,7 @@ class Server:
         self._command = list(command)
         self._listening_line = re.compile(listening, re.DOTALL)
         self._folder = folder
+        self._loaded_line = loaded
         self.log = ""
 
     def __enter__(self) -> Server:
@@ -110,9 +114,18 @@ class Server:
             return []
         return [child for child in map(int, children) if _lives(child)]
 
+    def _wait_for_workers(self) -> None:
+        """Let workers load: uWSGI's do not hear it if they are told to end meanwhile."""
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while any(self._loaded_line.format(pid=pid) not in self.log for pid in self.workers()):
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"a worker does not load:\n{self.log}")
+            time.sleep(0.01)
+
     def stop(self, signum: signal.Signals = signal.SIGTERM) -> int:
         """End it as an operator would; return its exit status."""
         if self.process.poll() is None:
+            self._wait_for_workers()
             self.process.send_signal(signum)
         try:
             return self.process.wait(PATIENCE_SECONDS)

@@ -124,6 +124,7 @@ def uwsgi(*options: str) -> Callable[[Path], Server]:
             folder,
             [*command, "--die-on-term", *options],
             listening=r"127\.0\.0\.1:(\d+) \(port auto-assigned\).*spawned uWSGI worker 2",
+            loaded="pid: {pid} (default app)" if "--lazy-apps" in options else "",
         )
 
     return start
@@ -184,7 +185,7 @@ def _script(folder: Path, script: str, *, listening: str) -> Server:
     )
 
 
-def _server(folder: Path, command: Sequence[str], *, listening: str) -> Server:
+def _server(folder: Path, command: Sequence[str], *, listening: str, loaded: str = "") -> Server:
     packages = folder / "packages"
     for name in ("wsgi_tracker", "werkzeug", "markupsafe"):
         specification = importlib.util.find_spec(name)
@@ -196,6 +197,7 @@ def _server(folder: Path, command: Sequence[str], *, listening: str) -> Server:
         command,
         listening=listening,
         folder=folder,
+        loaded=loaded,
         python_path=[packages],
         environ=_environ(folder),
     )
