@@ -164,6 +164,7 @@ def test_counters_are_those_of_the_visits(
 ) -> None:
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         patch.setattr(counters, "VISITS_PER_STEP", step)
+        patch.setattr(counters, "LARGEST_BATCH", step)
         patch.setattr(purge, "VISITS_PER_STEP", step)
         patch.setattr(uncount, "BUCKETS_PER_STEP", step)
         db = Counted(Path(folder), zone)
@@ -225,6 +226,23 @@ def test_batch_is_counted_in_its_own_transaction(db: Counted) -> None:
         assert counted.summary(connection, 0, None) == raw.summary(connection, 0, None)
         assert counted.summary(connection, 0, None).total_hits == 1
 
+    assert db.is_complete()
+
+
+def test_batch_is_counted_at_once_and_a_database_in_smaller_steps(
+    db: Counted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(counters, "LARGEST_BATCH", 50)
+    monkeypatch.setattr(counters, "VISITS_PER_STEP", 10)
+    db.count()
+    for _ in range(2):
+        db.ingest(visit(BEGIN + n) for n in range(40))
+        assert db.is_complete()
+    db.sql("UPDATE visits SET status = 500")
+
+    steps = [db.storage.count() for _ in range(4)]
+
+    assert steps == [True, True, True, False]
     assert db.is_complete()
 
 
@@ -351,7 +369,10 @@ def test_user_agent_with_the_id_of_one_that_was_purged_has_nothing_counted_anew(
 
 
 def test_forgotten_visitor_costs_no_count_of_the_others(db: Counted) -> None:
-    db.ingest(visit(BEGIN + n * HOUR, f"u{n % 5}", user_agent=AGENTS[n % 4]) for n in range(300))
+    db.ingest(
+        visit(BEGIN + n * HOUR, f"u{n % 5}", user_agent=AGENTS[n % 4], endpoint=f"/{n % 7}")
+        for n in range(300)
+    )
 
     db.forget("u1")
 
@@ -449,6 +470,7 @@ def test_visits_are_stored_though_they_cannot_be_counted(
 
 def test_rebuild_lets_others_write_in_between(db: Counted, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(counters, "VISITS_PER_STEP", 10)
+    monkeypatch.setattr(counters, "LARGEST_BATCH", 10)
     db.ingest(visit(BEGIN + n, f"u{n % 3}") for n in range(60))
     taken = 0
     for taken, _ in enumerate(db.storage.rebuild(), 1):
@@ -483,3 +505,22 @@ def test_reports_take_no_longer_with_ten_times_the_visits(db: Counted) -> None:
             costs.append(rows_read(connection, lambda: counted.stats(connection, start, None)))  # noqa: B023
 
     assert costs[1] < 1.5 * costs[0] + 5
+
+
+def test_forgetting_takes_no_longer_with_twenty_times_the_endpoints(tmp_path: Path) -> None:
+    costs = []
+    for endpoints in (10, 200):
+        folder = tmp_path / str(endpoints)
+        folder.mkdir()
+        db = Counted(folder)
+        db.ingest(
+            visit(BEGIN + n * HOUR, "other", endpoint=f"/{n % endpoints}") for n in range(2000)
+        )
+        for moment, user in ((0, "other"), (1, "a"), (2, "other")):
+            db.ingest(visit(BEGIN + n * DAY + moment, user) for n in range(1, 20))
+        with db.storage._file.writer() as connection:  # type: ignore[attr-defined]
+            forget = next(iter(phases_for_user("a")))
+            costs.append(rows_read(connection, lambda: forget(connection)))  # noqa: B023
+        db.storage.close()
+
+    assert costs[1] < 1.4 * costs[0]

@@ -153,6 +153,7 @@ def test_thread_counts_anew_what_was_changed_by_hand(
     host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(counters, "VISITS_PER_STEP", 30)
+    monkeypatch.setattr(counters, "LARGEST_BATCH", 30)
     host.segment(many(100))
     host.ingest()
     change_by_hand(host)

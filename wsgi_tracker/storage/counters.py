@@ -38,8 +38,10 @@ from .changes import add_changes
 from .outcomes import count_outcomes
 
 NOTHING = -(2**63)  # below every id
-# At once: more than any batch has, of a whole database about half a second's work.
-VISITS_PER_STEP = 1 << 15
+# A batch is counted at once; of a whole database about a quarter of a second's work, as others wait
+# for the writer no longer than half a second.
+LARGEST_BATCH = 1 << 15
+VISITS_PER_STEP = 1 << 13
 
 STATE = """
 SELECT
@@ -77,9 +79,10 @@ CREATE TEMP TABLE total_changes (level INTEGER, bucket INTEGER, class_id INTEGER
     users_month INTEGER, users INTEGER);
 CREATE TEMP TABLE hit_changes (level INTEGER, bucket INTEGER, endpoint_id INTEGER,
     class_id INTEGER, hits INTEGER, users INTEGER, first INTEGER, last INTEGER);
-CREATE TEMP TABLE grown (level INTEGER, bucket INTEGER, PRIMARY KEY (level, bucket)) WITHOUT ROWID;
+CREATE TEMP TABLE resized (level INTEGER, bucket INTEGER, PRIMARY KEY (level, bucket)
+) WITHOUT ROWID;
 """
-TEMPORARY_TABLES = "recent mixed slots moved total_changes hit_changes grown".split()
+TEMPORARY_TABLES = "recent mixed slots moved total_changes hit_changes resized".split()
 
 CLASS_ID = """
 CASE WHEN visits.user_agent_id IS NULL THEN 1 ELSE coalesce((
@@ -210,7 +213,9 @@ def fold(connection: sqlite3.Connection) -> bool:
         state = read_state(connection)
     if state.is_complete:
         return False
-    (upto,) = connection.execute(END_OF_STEP, (state.counted_id, VISITS_PER_STEP)).fetchone()
+    left = state.newest_id - max(state.counted_id, 0)
+    visits = LARGEST_BATCH if left <= LARGEST_BATCH else VISITS_PER_STEP
+    (upto,) = connection.execute(END_OF_STEP, (state.counted_id, visits)).fetchone()
     values = {"counted_id": state.counted_id, "upto": upto, "floor": state.floor}
     connection.execute(NAME_CLASSES)
     connection.execute(RECENT, values)

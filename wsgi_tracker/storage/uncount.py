@@ -87,12 +87,17 @@ FROM calendar CROSS JOIN hits AS days ON days.level = {DAY_LEVEL} AND days.bucke
     AND days.endpoint_id = hits.endpoint_id AND days.class_id = hits.class_id
 WHERE slot >= hits.bucket AND slot < hits.bucket + {_LONGEST[MONTH_LEVEL]}
 AND slot = day AND month = hits.bucket"""
+_LOST_AN_END = """
+(level, bucket, endpoint_id, class_id) IN (
+    SELECT level, bucket, endpoint_id, class_id FROM temp.hit_changes AS change
+    JOIN hits AS dated USING (level, bucket, endpoint_id, class_id)
+    WHERE change.first <= dated.first OR change.last >= dated.last)"""
 DATE_AGAIN = (
     f"UPDATE hits SET first = ({_OF_DAY} LIMIT 1), last = ({_OF_DAY} DESC LIMIT 1) "
-    f"WHERE level = {DAY_LEVEL} AND class_id <> 0 AND {_TOUCHED}",
+    f"WHERE level = {DAY_LEVEL} AND class_id <> 0 AND {_LOST_AN_END}",
     f"UPDATE hits SET first = (SELECT min(days.first) {_OF_MONTH}), "
     f"last = (SELECT max(days.last) {_OF_MONTH}) "
-    f"WHERE level = {MONTH_LEVEL} AND class_id <> 0 AND {_TOUCHED}",
+    f"WHERE level = {MONTH_LEVEL} AND class_id <> 0 AND {_LOST_AN_END}",
 )
 STILL_SOUND = """
 INSERT OR REPLACE INTO settings (name, value) VALUES
