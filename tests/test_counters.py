@@ -164,7 +164,6 @@ def test_counters_are_those_of_the_visits(
 ) -> None:
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         patch.setattr(counters, "VISITS_PER_STEP", step)
-        patch.setattr(counters, "LARGEST_BATCH", step)
         patch.setattr(purge, "VISITS_PER_STEP", step)
         patch.setattr(uncount, "BUCKETS_PER_STEP", step)
         db = Counted(Path(folder), zone)
@@ -226,23 +225,6 @@ def test_batch_is_counted_in_its_own_transaction(db: Counted) -> None:
         assert counted.summary(connection, 0, None) == raw.summary(connection, 0, None)
         assert counted.summary(connection, 0, None).total_hits == 1
 
-    assert db.is_complete()
-
-
-def test_batch_is_counted_at_once_and_a_database_in_smaller_steps(
-    db: Counted, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(counters, "LARGEST_BATCH", 50)
-    monkeypatch.setattr(counters, "VISITS_PER_STEP", 10)
-    db.count()
-    for _ in range(2):
-        db.ingest(visit(BEGIN + n) for n in range(40))
-        assert db.is_complete()
-    db.sql("UPDATE visits SET status = 500")
-
-    steps = [db.storage.count() for _ in range(4)]
-
-    assert steps == [True, True, True, False]
     assert db.is_complete()
 
 
@@ -470,7 +452,6 @@ def test_visits_are_stored_though_they_cannot_be_counted(
 
 def test_rebuild_lets_others_write_in_between(db: Counted, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(counters, "VISITS_PER_STEP", 10)
-    monkeypatch.setattr(counters, "LARGEST_BATCH", 10)
     db.ingest(visit(BEGIN + n, f"u{n % 3}") for n in range(60))
     taken = 0
     for taken, _ in enumerate(db.storage.rebuild(), 1):

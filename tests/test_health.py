@@ -492,3 +492,23 @@ def test_database_that_was_deleted_in_operation_is_told_of_for_a_day(
 
     assert health["status"] == "ok"
     assert ["deleted or replaced" in warning for warning in health["warnings"]] == [True] * warned
+
+
+def test_visits_that_are_still_to_be_counted_are_warned_of(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after an update, or where somebody has changed visits by hand."""
+    app = client()
+    for _ in range(3):
+        app.get("/boxes")
+    app.get("/api/tracking/summary")
+    monkeypatch.setattr("wsgi_tracker.health.MANY_UNCOUNTED", 2)
+
+    counted = app.get("/api/tracking/health").json["warnings"]
+    with closing(sqlite3.connect(app.app._storage.database, isolation_level=None)) as connection:
+        connection.execute("UPDATE user_visits SET endpoint = '/others'")
+    uncounted = app.get("/api/tracking/health").json
+
+    assert counted == []
+    assert uncounted["status"] == "ok"
+    assert [text for text in uncounted["warnings"] if "3 visits are still to be counted" in text]

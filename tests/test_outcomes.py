@@ -1,84 +1,117 @@
-"""Outcomes are counted by day, endpoint, class of status and latency, told within 9.1 %."""
+"""How visits went: classes of status and latencies, from counters and from visits alike."""
 
 from __future__ import annotations
 
+import math
 import sqlite3
-from bisect import bisect_right
-from collections.abc import Iterator
+from collections import Counter
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from test_counters import BEGIN, Counted, db, visit  # noqa: F401
 
-from wsgi_tracker import Visit, open_storage
-from wsgi_tracker.period import DAY
-from wsgi_tracker.storage import Batch
-from wsgi_tracker.storage.outcomes import BOUNDS, latency_of
+from wsgi_tracker import Visit
+from wsgi_tracker.agents import ClassFilter
+from wsgi_tracker.latency import BOUNDS, quantile
+from wsgi_tracker.period import DAY, HOUR
+from wsgi_tracker.storage.outcomes import latency_of
 
-LONGEST_US = 2**63 - 1
+HALF_A_DAY = 43_200_000_000  # µs
 
 
-@pytest.fixture(scope="module")
-def connection() -> Iterator[sqlite3.Connection]:
+def bucket(latency: int | None) -> int:
     with closing(sqlite3.connect(":memory:")) as connection:
-        yield connection
+        statement = f"SELECT {latency_of(':latency')}"
+        found: int = connection.execute(statement, {"latency": latency}).fetchone()[0]
+    return found
 
 
-def bucket(connection: sqlite3.Connection, duration_us: int | None) -> int:
-    statement = f"SELECT {latency_of('duration_us')} FROM (SELECT ? AS duration_us)"
-    (number,) = connection.execute(statement, (duration_us,)).fetchone()
-    assert isinstance(number, int)
-    return number
+@given(st.integers(0, 2 * BOUNDS[-1]) | st.sampled_from([b + d for b in BOUNDS for d in (-1, 0)]))
+@example(0)
+@example(1)
+def test_latency_lies_within_the_bounds_of_its_bucket(latency: int) -> None:
+    number = bucket(latency)
+
+    assert BOUNDS[number] <= max(latency, 1)
+    assert number + 1 == len(BOUNDS) or latency < BOUNDS[number + 1]
 
 
-@given(st.integers(0, 100 * BOUNDS[-1]) | st.sampled_from(BOUNDS) | st.integers(0, 200))
-@example(LONGEST_US)
-def test_latency_lies_within_the_bounds_of_its_bucket(
-    connection: sqlite3.Connection, duration_us: int
-) -> None:
-    assert bucket(connection, duration_us) == max(0, bisect_right(BOUNDS, duration_us) - 1)
+@given(
+    st.lists(st.integers(1, HALF_A_DAY), min_size=1, max_size=50),
+    st.floats(0, 1),
+)
+def test_quantile_is_at_most_9_percent_off(latencies: list[int], share: float) -> None:
+    exact = sorted(latencies)[max(1, math.ceil(share * len(latencies))) - 1]
 
+    found = quantile(Counter(map(bucket, latencies)), share)
 
-def test_latency_that_is_unknown_is_counted_as_none(connection: sqlite3.Connection) -> None:
-    assert bucket(connection, None) == 0
-
-
-@given(st.integers(1, BOUNDS[-1] - 1))
-@example(19)
-@example(44)
-def test_bucket_tells_a_latency_within_nine_hundredths(
-    connection: sqlite3.Connection, duration_us: int
-) -> None:
-    number = bucket(connection, duration_us)
-    least, greatest = BOUNDS[number], BOUNDS[number + 1] - 1
-
-    told = (least * greatest) ** 0.5
-
-    assert max(told, duration_us) / min(told, duration_us) <= 1.091
+    assert found is not None
+    assert exact / 1.091 <= found <= exact * 1.091
 
 
 def test_latencies_below_eight_microseconds_are_told_exactly() -> None:
-    assert BOUNDS[:8] == [1, 2, 3, 4, 5, 6, 7, 8]
+    assert [quantile({bucket(latency): 1}, 0.5) for latency in range(1, 8)] == list(range(1, 8))
+
+
+def test_latency_that_is_unknown_counts_as_the_shortest() -> None:
+    assert bucket(None) == bucket(0) == 0
 
 
 def test_bounds_reach_beyond_any_request() -> None:
-    assert BOUNDS[-1] > 16 * 3600 * 10**6
+    assert BOUNDS[-1] > HALF_A_DAY
+    assert bucket(2**63 - 1) == len(BOUNDS) - 1
 
 
-def test_visits_are_counted_by_day_endpoint_class_of_status_and_latency(tmp_path: Path) -> None:
-    day = 1_755_043_200_000_000
-    outcomes = [(0, 200, 5), (0, 204, 5), (0, 301, 5), (0, 599, 6), (0, None, None), (DAY, 200, 5)]
-    lines = [
-        Visit(day + n, "u", "GET", "/", status=s, duration_us=d).line() for n, s, d in outcomes
-    ]
-    with closing(open_storage(tmp_path / "visits.db")) as storage:
-        storage.ingest([], lambda _: Batch(b"".join(lines)), durable=False)
+def test_nothing_has_no_quantile() -> None:
+    assert quantile({}, 0.5) is None
 
-    with closing(sqlite3.connect(tmp_path / "visits.db")) as connection:
-        rows = connection.execute(
-            "SELECT day * 900000000 - ?, status_class, latency, hits FROM outcomes", (day,)
-        ).fetchall()
 
-    assert rows == [(0, 0, 0, 1), (0, 2, 4, 2), (0, 3, 4, 1), (0, 5, 5, 1), (DAY, 2, 4, 1)]
+CAME = [
+    visit(
+        BEGIN + n * HOUR, f"u{n % 3}", status=(200, 204, 404, 500, None)[n % 5], duration_us=n * n
+    )
+    for n in range(200)
+]
+
+
+def counts(came: list[Visit]) -> Counter[tuple[int, int]]:
+    return Counter(((v.status or 0) // 100, bucket(v.duration_us)) for v in came)
+
+
+@pytest.mark.parametrize(
+    "start", [0, BEGIN + 5, BEGIN + HOUR + 1, BEGIN + 3 * DAY, BEGIN + 99 * DAY]
+)
+def test_outcomes_are_those_of_the_visits(start: int, db: Counted) -> None:  # noqa: F811
+    db.ingest(CAME)
+    within = [v for v in CAME if v.timestamp >= start]
+
+    counted = db.storage.outcomes(start)
+    db.sql("UPDATE settings SET value = value + 1 WHERE name = 'changes'")
+    raw = db.storage.outcomes(start)
+
+    assert [row.hits for row in counted] == [row.hits for row in raw]
+    assert [row.hits for row in counted] == ([counts(within)] if within else [])
+    assert [(row.endpoint, row.method) for row in counted] == [("/", "GET")] * bool(within)
+
+
+def test_outcomes_of_a_class_and_their_sums(db: Counted) -> None:  # noqa: F811
+    db.ingest([*CAME, visit(BEGIN, endpoint="/boxes", user_agent="curl/8", status=302)])
+
+    (row,) = db.storage.outcomes(0, ClassFilter("tool"))
+    assert (row.endpoint, row.statuses()) == ("/boxes", {3: 1})
+    everything = db.storage.outcomes(0)
+    assert [row.endpoint for row in everything] == ["/", "/boxes"]
+    assert everything[0].statuses() == {0: 40, 2: 80, 4: 40, 5: 40}
+    assert everything[0].latency_us(0.5) == pytest.approx(100 * 100, rel=0.1)
+
+
+def test_outcomes_begin_at_the_floor(db: Counted, tmp_path: Path) -> None:  # noqa: F811
+    db.ingest(CAME)
+    db.purge(BEGIN + 5 * DAY + 1)
+
+    (row,) = db.storage.outcomes(0)
+
+    assert row.hits == counts([v for v in CAME if v.timestamp > BEGIN + 5 * DAY])

@@ -1,4 +1,4 @@
-"""The README is the manual: what it shows runs, what it lists is what there is."""
+"""README and docs are the manual: what they show runs, what they list is what there is."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from wsgi_tracker.visit import METHODS
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
+OPERATING = (ROOT / "docs" / "operating.md").read_text()
 
 
 def table(header: str) -> list[list[str]]:
@@ -30,7 +31,7 @@ def table(header: str) -> list[list[str]]:
 
 def block(language: str, containing: str) -> str:
     """Return the code block that contains some text."""
-    blocks = re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+    blocks = re.findall(rf"```{language}\n(.*?)```", README + OPERATING, re.DOTALL)
     return next(text for text in blocks if containing in text)
 
 
@@ -173,3 +174,24 @@ def test_demo_records_every_request_it_sends_and_leaves_nothing_behind(tmp_path:
     assert demo.stdout.endswith("300 requests sent to 2 workers, 300 visits recorded.\n")
     assert demo.stdout.count("$ curl") == 4
     assert [path.name for path in tmp_path.iterdir()] == ["gunicorn.conf.py"]
+
+
+LINKS = [
+    pytest.param(page, link, id=f"{page} {link}")
+    for page, text in {"README.md": README, "docs/operating.md": OPERATING}.items()
+    for link in re.findall(r"\]\((?!https?:)([^)]+)\)", text)
+]
+
+
+@pytest.mark.parametrize(("page", "link"), LINKS)
+def test_link_leads_somewhere(page: str, link: str) -> None:
+    path, _, anchor = link.partition("#")
+    target = (ROOT / page).parent / path if path else ROOT / page
+
+    assert target.exists()
+    headings = [
+        re.sub(r"[^\w -]", "", line.lstrip("# ")).lower().replace(" ", "-")
+        for line in (target.read_text().splitlines() if anchor else [])
+        if line.startswith("#")
+    ]
+    assert not anchor or anchor in headings

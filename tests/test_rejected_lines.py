@@ -11,7 +11,7 @@ from hosts import GOOD, OTHER, BeforeIngest, Host, many
 
 from wsgi_tracker import Visit
 from wsgi_tracker.errors import StorageError
-from wsgi_tracker.ingest import Ingester
+from wsgi_tracker.ingest import BATCH_BYTES, Ingester
 from wsgi_tracker.spool import Spool
 
 
@@ -217,7 +217,7 @@ def test_batches_grow_again_behind_lines_that_are_no_visits(host: Host) -> None:
         host.ingest()
 
     assert small < 1 << 20
-    assert host.ingester._careful_bytes == 4 << 20
+    assert host.ingester._careful_bytes == BATCH_BYTES
     assert host.counts() == {"recorded": 1010, "rejected": 1000}
 
 

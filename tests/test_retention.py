@@ -396,8 +396,8 @@ def test_file_shrinks_and_its_log_stays_small(kept: Kept) -> None:
 
     assert kept.sql("PRAGMA page_count")[0][0] < pages / 5
     assert kept.sql("PRAGMA freelist_count")[0][0] <= pages / 100
-    # One more goes where SQLite's map of the others is the last page that is left.
-    assert 100 <= max(before - after for before, after in itertools.pairwise(sizes)) <= 101
+    # A page of pointers to others may go with them.
+    assert max(before - after for before, after in itertools.pairwise(sizes)) in (100, 101)
     assert largest < pages * 4096 / 2
 
 

@@ -65,6 +65,9 @@ NAMES: Mapping[str, str] = {
         Alamofire, Typhoeus, Thunder Client, ApacheBench, Siege/, k6.io, GitHub-Hookshot,
         APT-HTTP""",
 }
+# Rules of crawler-user-agents that the browsers of people fit: a build of Android, and the names of
+# apps that show pages. Programs of the last three say that they are some, too.
+PEOPLE = ("AP3A.240617.008", "MetaIAB Facebook", "Sonic", "PayPal/", "Notion/")
 # What the tags of crawler-user-agents mean; of several, the first here counts.
 TAGS: Mapping[str, str] = {
     "scanner": "scanner",
@@ -134,6 +137,8 @@ class Classifier:
         for crawler in crawlers:
             pattern = crawler["pattern"]
             text = _ESCAPED.sub(r"\1", pattern)
+            if text in PEOPLE:
+                continue
             found = _class_of(crawler["tags"]), f"crawler-user-agents: {text}"
             if _SPECIAL.search(_ESCAPED.sub("", pattern)):
                 self._expressions.append((re.compile(pattern), found))

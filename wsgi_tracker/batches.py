@@ -12,7 +12,7 @@ from .segments import COUNTS, ID_LENGTH, SUFFIX, Segment, header
 from .storage import FINISHED, Batch, Positions
 
 MAX_COUNT = 1 << 48  # beyond this no process has counted
-MAX_LINES = 1 << 15  # of our own, 4 MB have half as many
+MAX_LINES = 1 << 14  # of our own, 2 MB have half as many
 # A batch with much that is no visit is tried again in pieces of which none can take long.
 PATIENCE = 400
 SMALL_BATCH_BYTES = 64 << 10

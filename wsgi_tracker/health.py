@@ -27,6 +27,11 @@ from .storage import FINISHED, Storage, StorageFacts
 STALE_SECONDS = 60
 MAX_COUNTED_BYTES = 64 << 20  # counting the lines of so many takes some 50 ms
 READABLE = "other users of this host can read the database, and addresses in it: chmod 600 it"
+# Fewer are counted within seconds by whoever ingests next.
+MANY_UNCOUNTED = 100_000
+UNCOUNTED = (
+    "{:,} visits are still to be counted, while others come: reports are exact, and slow until then"
+)
 STORAGE_FACTS = ("last_ingest", "ingesting_pid", "database_bytes", "schema", "retention_days")
 COUNTS = ("recorded", "queued", "dropped", "torn", "rejected", "ignored")
 
@@ -160,6 +165,7 @@ class HealthCheck:
             *([READABLE] if facts.is_readable_by_others else []),
             *([proxy] if proxy else []),
             *_class_warnings(facts),
+            *([UNCOUNTED.format(facts.uncounted)] if facts.uncounted > MANY_UNCOUNTED else []),
         ]
 
 

@@ -28,7 +28,7 @@ from .segments import (
 )
 from .storage import FINISHED, HardBatchError, Positions, Storage
 
-BATCH_BYTES = 4 << 20
+BATCH_BYTES = 2 << 20
 MAX_OPEN = 64  # segments of a batch; some systems give a process 256 descriptors for everything
 LOOK_SECONDS = 2.0  # how often quiet segments are tested for a writer that is gone
 

@@ -22,8 +22,6 @@ REST_PER_WORK = 20
 # What one rest may gather of what the spool may hold; the rest is for a load that grows.
 SPOOL_SHARE = 1 / 8
 SHORTEST_STEP_PAUSE_SECONDS = 0.002
-# How often visits that nobody has counted are looked for: there are none, as a rule.
-COUNT_SECONDS = 60.0
 
 
 class IngestThread:
@@ -62,7 +60,7 @@ class IngestThread:
         self._stop: Any = None
         self._stopped: Any = None
         self._pid = os.getpid()
-        self._count_at = 0.0
+        self._is_count_due = False  # only who ingests opens a database for it
 
     def _check_process(self) -> None:
         # A fork that ran no Python hooks, as uWSGI's: the parent's thread is not here.
@@ -105,6 +103,7 @@ class IngestThread:
         pause = min(pause, LONGEST_PAUSE_SECONDS * min(1.0, self._longest_rest_bytes / size))
         pause = max(pause, SHORTEST_PAUSE_SECONDS)
         self._host_lock.rest(pause)
+        self._is_count_due = True
         self._call_on_ingest()
         return pause
 
@@ -122,11 +121,10 @@ class IngestThread:
 
     def _count(self) -> float:
         """Count some that was not counted as it came; return how long the next step can wait."""
-        if time.monotonic() < self._count_at:
+        if not self._is_count_due:
             return LONGEST_PAUSE_SECONDS
         pause = self._take_step(self._ingester.count, self._count_outage)
-        if pause == LONGEST_PAUSE_SECONDS:
-            self._count_at = time.monotonic() + COUNT_SECONDS
+        self._is_count_due = pause < LONGEST_PAUSE_SECONDS
         return pause
 
     def _take_step(self, step: Callable[[], bool], outage: Outage) -> float:

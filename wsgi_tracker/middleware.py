@@ -123,6 +123,7 @@ class Tracker:
         self._prefix = prefix.encode().decode("latin-1")  # as PATH_INFO spells it (PEP 3333)
         self._ingest = ingest
         self._has_ingest_thread = ingest and _threads_run()
+        self._closing_pid = 0  # of the process that closes it when it ends
         self._open(database_path(database), max_endpoints, max_spool_bytes, fsync)
         agree(self._storage, {**who.settings, "timezone": timezone})
         proxy_check = ProxyCheck(self._storage, proxies, ip_addresses)
@@ -231,8 +232,12 @@ class Tracker:
         self._own_secret.keep()
         if self._has_ingest_thread:
             self._ingest_thread.start()
-        atexit.unregister(self.close)
-        atexit.register(self.close)
+        # Once: atexit keeps a place for whatever was unregistered, and looks at all of them. A
+        # child may have been forked without what its parent registered.
+        if self._closing_pid != os.getpid():
+            self._closing_pid = os.getpid()
+            atexit.unregister(self.close)
+            atexit.register(self.close)
 
     def forget(self, user_hash: str) -> int:
         """Delete all that is stored of a visitor; return how many visits that were.
@@ -245,6 +250,7 @@ class Tracker:
     def close(self) -> None:
         """Ingest what is left and close everything; may be called twice, and used again."""
         atexit.unregister(self.close)
+        self._closing_pid = 0
         self._spool.close()
         if self._ingest:
             self._ingest_thread.finish()

@@ -17,7 +17,7 @@ SMALLEST_SEGMENT_BYTES = 4096
 # How much is written before the process is looked at: a fork may have run no Python hooks, as
 # uWSGI's, and to ask before each visit would cost 0.2 µs. Until then a child appends to its parent's
 # segment, whose descriptor and lock it shares: nothing is lost, but it starts no ingest thread.
-LOOK_BYTES = 16 << 10
+LOOK_BYTES = 64 << 10
 
 
 class OwnSegment:

@@ -1,10 +1,12 @@
-"""What is answered: the rows of the four reports. Timestamps are microseconds since the epoch."""
+"""What is answered: the rows of reports. Timestamps are microseconds since the epoch."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
 from typing import Any
 
+from .latency import quantile
 from .period import iso_timestamp
 from .visit import Visit
 
@@ -30,6 +32,33 @@ class EndpointStats:
             "last_access": iso_timestamp(self.last_access),
             "first_access": iso_timestamp(self.first_access),
         }
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointOutcomes:
+    """How visits of one endpoint and method went.
+
+    ``hits`` are counted by class of status (2 for 200 to 299, 0 where there was none) and by bucket
+    of latency (see :mod:`~wsgi_tracker.latency`).
+    """
+
+    endpoint: str
+    method: str
+    hits: dict[tuple[int, int], int] = field(default_factory=dict)
+
+    def statuses(self) -> dict[int, int]:
+        """Return the hits of each class of status."""
+        return self._sums(0)
+
+    def latency_us(self, share: float) -> float | None:
+        """Return the latency that ``share`` of the visits do not exceed, at most 9 % off."""
+        return quantile(self._sums(1), share)
+
+    def _sums(self, of: int) -> dict[int, int]:
+        sums: Counter[int] = Counter()
+        for key, hits in self.hits.items():
+            sums[key[of]] += hits
+        return dict(sums)
 
 
 @dataclass(frozen=True, slots=True)

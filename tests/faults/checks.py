@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import signal
 import sqlite3
 import time
@@ -73,8 +74,10 @@ def check(load: Load, folder: Path, *, killed: bool = False) -> None:
     assert counted.keys() - load.answered - load.unanswered == set(), "never sent, and counted"
 
 
-def is_clean(log: str) -> bool:
-    return "locked" not in log and "Traceback" not in log
+def faults_in(log: str) -> str:
+    """Return a log from the first sign of a fault on."""
+    found = re.search("locked|Traceback", log)
+    return log[found.start() :] if found else ""
 
 
 def ask(port: int) -> Answer:

@@ -17,7 +17,7 @@ from typing import Protocol, TypeAlias
 from ..agents import ClassFilter
 from ..errors import ConfigurationError, Outage, StorageError
 from ..period import Granularity
-from ..reports import EndpointStats, Summary, TrendBucket
+from ..reports import EndpointOutcomes, EndpointStats, Summary, TrendBucket
 from ..visit import Visit
 
 FINISHED = -1
@@ -57,7 +57,8 @@ class StorageFacts:
     ``newest_visits`` is how many of the newest visits were looked at, without those of which only
     the hit counts; ``only_address`` is the one that all of them came from, if it is one, and empty
     where none has any. ``agents_data`` names the data that classified the user agents, those that
-    are newer excepted.
+    are newer excepted. ``uncounted`` is how many visits are not counted yet, and never less: while
+    there are any, reports read all of their period.
     """
 
     counts: Mapping[str, int]
@@ -70,6 +71,7 @@ class StorageFacts:
     schema: int
     retention_days: int
     agents_data: str | None
+    uncounted: int
     newest_visits: int
     newest_user_agents: int
     only_address: str | None
@@ -150,6 +152,9 @@ class Storage(Protocol):
 
     def summary(self, start: int, only: ClassFilter | None = None) -> Summary:
         """Return the totals."""
+
+    def outcomes(self, start: int, only: ClassFilter | None = None) -> list[EndpointOutcomes]:
+        """Return statuses and latencies, one row per endpoint and method."""
 
     def trends(
         self, start: int, granularity: Granularity, only: ClassFilter | None = None

@@ -50,7 +50,7 @@ SUM_UP_TOTALS = [
 ADD_TOTALS = f"""
 INSERT INTO totals (level, bucket, class_id, {", ".join(_TOTALS)})
 SELECT level, bucket, class_id, {_SUMS} FROM temp.total_changes GROUP BY 1, 2, 3
-ON CONFLICT DO UPDATE SET {", ".join(f"{name} = {name} + excluded.{name}" for name in _TOTALS)}"""
+ON CONFLICT (level, bucket, class_id) DO UPDATE SET {", ".join(f"{name} = {name} + excluded.{name}" for name in _TOTALS)}"""
 
 CHANGE_HITS = f"""
 INSERT INTO temp.hit_changes
@@ -83,7 +83,7 @@ ADD_HITS = f"""
 INSERT INTO hits (level, bucket, endpoint_id, class_id, hits, users, first, last)
 SELECT level, bucket, endpoint_id, class_id, hits, users, {_DATED.format("first")},
     {_DATED.format("last")} FROM temp.hit_changes WHERE true
-ON CONFLICT DO UPDATE SET hits = hits + excluded.hits, users = users + excluded.users,
+ON CONFLICT (level, bucket, endpoint_id, class_id) DO UPDATE SET hits = hits + excluded.hits, users = users + excluded.users,
     first = min(coalesce(first, excluded.first), coalesce(excluded.first, first)),
     last = max(coalesce(last, excluded.last), coalesce(excluded.last, last))"""
 # Buckets that an endpoint is new in, or gone from: how many they have is counted anew.
@@ -108,7 +108,7 @@ SELECT level, bucket, class_id, 0, 0, 0, 0, 0, 0, count(*) FROM present GROUP BY
 UNION ALL
 SELECT level, bucket, 0, 0, 0, 0, 0, 0, 0, count(DISTINCT endpoint) - count(*) FROM present
 GROUP BY 1, 2 HAVING count(DISTINCT endpoint) <> count(*)
-ON CONFLICT DO UPDATE SET endpoints = excluded.endpoints""",
+ON CONFLICT (level, bucket, class_id) DO UPDATE SET endpoints = excluded.endpoints""",
 )
 
 

@@ -38,10 +38,8 @@ from .changes import add_changes
 from .outcomes import count_outcomes
 
 NOTHING = -(2**63)  # below every id
-# A batch is counted at once; of a whole database about a quarter of a second's work, as others wait
-# for the writer no longer than half a second.
-LARGEST_BATCH = 1 << 15
-VISITS_PER_STEP = 1 << 13
+# At once: as many as a batch can have, a quarter of a second's work.
+VISITS_PER_STEP = 1 << 14
 
 STATE = """
 SELECT
@@ -163,11 +161,11 @@ KEEP_LAST = (
     """
 INSERT INTO visitors SELECT user_id, class_id, max(slot) FROM temp.slots
 WHERE class_id <> 0 AND now GROUP BY 1, 2
-ON CONFLICT DO UPDATE SET last_slot = excluded.last_slot""",
+ON CONFLICT (user_id, class_id) DO UPDATE SET last_slot = excluded.last_slot""",
     """
 INSERT INTO pairs SELECT user_id, endpoint_id, class_id, now FROM temp.moved
 WHERE class_id <> 0 AND now IS NOT NULL
-ON CONFLICT DO UPDATE SET last_hour = excluded.last_hour""",
+ON CONFLICT (user_id, endpoint_id, class_id) DO UPDATE SET last_hour = excluded.last_hour""",
 )
 
 
@@ -194,6 +192,12 @@ class State:
         """Whether every visit is counted."""
         return self.is_sound and self.counted_id == self.newest_id
 
+    @property
+    def uncounted(self) -> int:
+        """How many visits are not counted, at most: ids may be missing in between."""
+        counted_id = self.counted_id if self.is_sound else NOTHING
+        return max(0, self.newest_id - max(counted_id, 0))
+
 
 def prepare_counting(connection: sqlite3.Connection) -> None:
     """Make the temporary tables that a connection counts with."""
@@ -213,9 +217,7 @@ def fold(connection: sqlite3.Connection) -> bool:
         state = read_state(connection)
     if state.is_complete:
         return False
-    left = state.newest_id - max(state.counted_id, 0)
-    visits = LARGEST_BATCH if left <= LARGEST_BATCH else VISITS_PER_STEP
-    (upto,) = connection.execute(END_OF_STEP, (state.counted_id, visits)).fetchone()
+    (upto,) = connection.execute(END_OF_STEP, (state.counted_id, VISITS_PER_STEP)).fetchone()
     values = {"counted_id": state.counted_id, "upto": upto, "floor": state.floor}
     connection.execute(NAME_CLASSES)
     connection.execute(RECENT, values)

@@ -60,6 +60,9 @@ class Counting:
                 raise
             self._outage.report(f"{error}; Storage.rebuild() counts anew")
             return False
+        except Exception as error:  # a fault of ours must not keep visits in the spool
+            self._outage.report_bug(error)
+            return False
         self._has_current_calendar = True  # time zones change with another process alone
         self._outage.over()
         return more

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from . import StorageFacts
 from .classes import read_data_version
+from .counters import read_state
 from .intake import read_positions
 from .purge import FOR_EVER, first_shown
 from .schema import schema_version
@@ -43,6 +44,7 @@ def read_facts(
         schema_version(connection),
         read_setting(connection, "retention_days") or FOR_EVER,
         read_data_version(connection),
+        read_state(connection).uncounted,
         *connection.execute(NEWEST, (first_shown(connection, 0),)).fetchone(),
     )
 

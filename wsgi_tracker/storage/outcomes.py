@@ -1,22 +1,16 @@
-"""How visits went: for each day and endpoint, how many had which class of status and which latency.
-
-Latencies are counted in logarithmic buckets, four to each doubling. So counts of any days and
-endpoints can be added up, and a quantile of the sum is at most 9.1 % off, whatever it is: the least
-and the greatest latency of a bucket are at most a factor of 2 ** (1/4) apart, and the root of their
-product at most 2 ** (1/8) from either. Latencies are whole microseconds, so below 8 they are exact.
-"""
+"""How visits went: for each day and endpoint, how many had which class of status and which latency."""
 
 from __future__ import annotations
 
 import sqlite3
 from collections.abc import Mapping
 
-from ..period import SLOT
-
-PER_DOUBLING = 4
-DOUBLINGS = 36  # to 19 hours
-# Bucket n holds latencies from BOUNDS[n] µs up to the next bound; the first 0, too, the last the rest.
-BOUNDS = sorted({round(2 ** (n / PER_DOUBLING)) for n in range(PER_DOUBLING * DOUBLINGS)})
+from ..agents import ClassFilter
+from ..latency import BOUNDS
+from ..period import LAST_TIMESTAMP, SLOT, Granularity, first_whole
+from ..reports import EndpointOutcomes
+from .calendar import read_zone
+from .classes import class_condition, class_value
 
 STATUS_CLASS = "coalesce(status, 0) / 100"
 
@@ -38,7 +32,18 @@ COUNT = f"""
 INSERT INTO outcomes (day, endpoint_id, status_class, latency, hits)
 SELECT day, endpoint_id, {STATUS_CLASS}, {latency_of("duration_us")}, {{sign}} * count(*)
 FROM visits CROSS JOIN calendar ON slot = timestamp / {SLOT} WHERE {{which}} GROUP BY 1, 2, 3, 4
-ON CONFLICT DO UPDATE SET hits = hits + excluded.hits"""
+ON CONFLICT (day, endpoint_id, status_class, latency) DO UPDATE SET hits = hits + excluded.hits"""
+
+# Whole days as they were counted, and what comes before them from the visits.
+READ = f"""
+SELECT endpoint, method, status_class, latency, sum(hits) FROM (
+    SELECT endpoint_id, status_class, latency, hits FROM outcomes WHERE day >= :day
+    UNION ALL
+    SELECT endpoint_id, {STATUS_CLASS}, {latency_of("duration_us")}, count(*) FROM visits
+    WHERE timestamp >= :start AND timestamp < :day * {SLOT} AND {{only}} GROUP BY 1, 2, 3
+) CROSS JOIN endpoints ON endpoints.id = endpoint_id
+GROUP BY endpoint, method, status_class, latency"""
+NEVER = LAST_TIMESTAMP // SLOT + 1
 
 
 def count_outcomes(
@@ -46,3 +51,19 @@ def count_outcomes(
 ) -> None:
     """Add these visits, or with ``sign`` -1 take them away."""
     connection.execute(COUNT.format(which=which, sign=sign), values)
+
+
+def read_outcomes(
+    connection: sqlite3.Connection, start: int, only: ClassFilter | None, *, are_counted: bool
+) -> list[EndpointOutcomes]:
+    """Return one row per endpoint and method; of a class of user agents, from the visits alone."""
+    day = NEVER
+    if are_counted and only is None:
+        day = first_whole(Granularity.DAY, start, read_zone(connection)) // SLOT
+    values = {"start": start, "day": day, "only": class_value(only)}
+    rows = connection.execute(READ.format(only=class_condition(only)), values)
+    found: dict[tuple[str, str], EndpointOutcomes] = {}
+    for endpoint, method, status_class, latency, hits in rows:
+        row = found.setdefault((endpoint, method), EndpointOutcomes(endpoint, method))
+        row.hits[status_class, latency] = hits
+    return list(found.values())

@@ -11,7 +11,7 @@ from pathlib import Path
 from ..agents import NO_CLASSES, ClassFilter, data_version, load_classifier
 from ..errors import ConfigurationError, Outage, StorageError, logger
 from ..period import Granularity
-from ..reports import EndpointStats, Summary, TrendBucket
+from ..reports import EndpointOutcomes, EndpointStats, Summary, TrendBucket
 from ..visit import Visit
 from . import KeptLines, ReadBatch, StorageFacts, counted, raw
 from .check import first_difference
@@ -22,6 +22,7 @@ from .database import Database
 from .facts import is_readable_by_others, read_facts
 from .faults import explain, is_passing
 from .intake import forget_segments, read_positions, store_batch
+from .outcomes import read_outcomes
 from .purge import (
     COUNT_OF_USER,
     FOR_EVER,
@@ -186,6 +187,13 @@ class SQLiteStorage:
         with self._file.read() as connection:
             answer = counted.summary if counted.can_answer(connection, only) else raw.summary
             return answer(connection, first_shown(connection, start), only)
+
+    def outcomes(self, start: int, only: ClassFilter | None = None) -> list[EndpointOutcomes]:
+        """See :meth:`wsgi_tracker.storage.Storage.outcomes`."""
+        with self._file.read() as connection:
+            are_counted = counted.is_complete(connection)
+            start = first_shown(connection, start)
+            return read_outcomes(connection, start, only, are_counted=are_counted)
 
     def trends(
         self, start: int, granularity: Granularity, only: ClassFilter | None = None

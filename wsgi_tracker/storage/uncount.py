@@ -17,14 +17,15 @@ from .schema import transaction
 
 # Slots, and more than the longest bucket of each level has.
 _LONGEST = dict(zip(LEVELS, (1, 8, 128, 700, 4000), strict=True))
-GOING = "visits.id IN (SELECT id FROM temp.going) AND +timestamp >= :floor"
+COUNTED = "+visits.id <= :counted_id AND +timestamp >= :floor"
+GOING = f"visits.id IN (SELECT id FROM temp.going) AND {COUNTED}"
 FILL_GOING = FILL_RECENT.format(which=GOING)
 FIND_MIXED = """
 INSERT INTO temp.mixed SELECT user_id FROM visitors
 WHERE user_id IN (SELECT user_id FROM temp.recent) GROUP BY user_id HAVING count(*) > 1"""
 _LEFT = f"""
 visits.user_id = came.user_id AND visits.id NOT IN (SELECT id FROM temp.going)
-AND +timestamp >= :floor AND (came.class_id = 0 OR came.class_id = {CLASS_ID})"""
+AND {COUNTED} AND (came.class_id = 0 OR came.class_id = {CLASS_ID})"""
 # As one of each class and, where there are several, as one of any.
 _CAME = """
 SELECT DISTINCT user_id, class_id, slot FROM temp.recent WHERE user_id IS NOT NULL
@@ -79,7 +80,7 @@ FORGET_EMPTY = (
 )
 _OF_DAY = f"""
 SELECT timestamp FROM visits WHERE visits.endpoint_id = hits.endpoint_id
-AND timestamp >= max(bucket * {SLOT}, :floor) AND timestamp < {_end("bucket", "day")}
+AND timestamp >= bucket * {SLOT} AND timestamp < {_end("bucket", "day")} AND {COUNTED}
 AND visits.id NOT IN (SELECT id FROM temp.going) AND hits.class_id = {CLASS_ID}
 ORDER BY timestamp"""
 _OF_MONTH = f"""
@@ -101,7 +102,8 @@ DATE_AGAIN = (
 )
 STILL_SOUND = """
 INSERT OR REPLACE INTO settings (name, value) VALUES
-('counted_id', coalesce((SELECT max(id) FROM visits), -9223372036854775808)),
+('counted_id', min((SELECT value FROM settings WHERE name = 'counted_id'),
+    coalesce((SELECT max(id) FROM visits), -9223372036854775808))),
 ('counted_changes', (SELECT value FROM settings WHERE name = 'changes'))"""
 DROP = [
     "DELETE FROM calendar WHERE slot IN (SELECT slot FROM calendar "
@@ -126,12 +128,12 @@ def uncount(connection: sqlite3.Connection) -> bool:
     """Take back what the visits in ``temp.going``, the oldest of their users, were counted for.
 
     Before they are deleted, within the same transaction, which ends with :func:`stay_sound` if this
-    returns True. Where not all visits are counted, their deletion has all counted anew.
+    returns True. Where counters are not sound, all visits are to be counted anew as it is.
     """
     state = read_state(connection)
-    if not state.is_complete:
+    if not state.is_sound:
         return False
-    values = {"floor": state.floor}
+    values = {"floor": state.floor, "counted_id": state.counted_id}
     connection.execute(FILL_GOING, values)
     connection.execute(FIND_MIXED)
     for statement in (LEAVE_SLOTS, FOLLOWING, LEAVE_PAIRS):
