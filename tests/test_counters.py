@@ -386,6 +386,19 @@ def test_counters_of_what_is_purged_are_dropped(db: Counted) -> None:
     assert db.storage.check() is None
 
 
+def test_nothing_tells_of_a_visit_that_was_purged_while_its_user_comes_back(db: Counted) -> None:
+    db.ingest(visit(BEGIN + n * HOUR, endpoint=f"/{n}", user_agent=AGENTS[n % 4]) for n in range(8))
+    db.ingest([visit(BEGIN + DAY, endpoint="/7", user_agent=AGENTS[3])])
+
+    for hour in range(1, 9):  # as it goes by itself
+        db.purge(BEGIN + hour * HOUR - HOUR // 2)
+        db.ingest([visit(BEGIN + DAY + hour, endpoint="/7", user_agent=AGENTS[3])])
+
+    assert db.sql(f"SELECT last_hour * {SLOT} FROM pairs") == [(BEGIN + DAY,)]
+    assert db.sql(f"SELECT last_slot * {SLOT} FROM visitors") == [(BEGIN + DAY,)]
+    assert db.storage.check() is None
+
+
 def test_visits_below_the_floor_are_not_counted_and_come_back_with_a_longer_retention(
     db: Counted,
 ) -> None:

@@ -70,6 +70,19 @@ DELETE FROM visitors WHERE (user_id, class_id) IN (
 DELETE FROM pairs WHERE (user_id, endpoint_id, class_id) IN (
     SELECT user_id, endpoint_id, class_id FROM temp.moved)""",
 )
+# Once visits are deleted, too old ones as well: who had the last one when, and of what, goes with it.
+FORGET_GONE = (
+    f"""
+DELETE FROM visitors WHERE user_id IN (SELECT user_id FROM temp.going) AND NOT EXISTS (
+    SELECT 1 FROM visits WHERE visits.user_id = visitors.user_id
+    AND timestamp >= last_slot * {SLOT} AND timestamp < (last_slot + 1) * {SLOT})""",
+    f"""
+DELETE FROM pairs WHERE (user_id, endpoint_id) IN (SELECT user_id, endpoint_id FROM temp.going)
+AND NOT EXISTS (
+    SELECT 1 FROM visits WHERE visits.user_id = pairs.user_id
+    AND timestamp >= last_hour * {SLOT} AND timestamp < {_end("last_hour", "hour")}
+    AND visits.endpoint_id = pairs.endpoint_id)""",
+)
 _TOUCHED = """
 (level, bucket, endpoint_id, class_id) IN (
     SELECT level, bucket, endpoint_id, class_id FROM temp.hit_changes)"""
