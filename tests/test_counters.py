@@ -351,7 +351,10 @@ def test_user_agent_with_the_id_of_one_that_was_purged_has_nothing_counted_anew(
 
 
 def test_forgotten_visitor_costs_no_count_of_the_others(db: Counted) -> None:
-    db.ingest(visit(BEGIN + n * HOUR, f"u{n % 5}", user_agent=AGENTS[n % 4]) for n in range(300))
+    db.ingest(
+        visit(BEGIN + n * HOUR, f"u{n % 5}", user_agent=AGENTS[n % 4], endpoint=f"/{n % 7}")
+        for n in range(300)
+    )
 
     db.forget("u1")
 
@@ -380,6 +383,19 @@ def test_counters_of_what_is_purged_are_dropped(db: Counted) -> None:
     assert db.is_complete()
     assert (left["visitors"], left["pairs"]) == (10, 10)
     assert all(left[table] < before[table] / 2 for table in counters.TABLES)
+    assert db.storage.check() is None
+
+
+def test_nothing_tells_of_a_visit_that_was_purged_while_its_user_comes_back(db: Counted) -> None:
+    db.ingest(visit(BEGIN + n * HOUR, endpoint=f"/{n}", user_agent=AGENTS[n % 4]) for n in range(8))
+    db.ingest([visit(BEGIN + DAY, endpoint="/7", user_agent=AGENTS[3])])
+
+    for hour in range(1, 9):  # as it goes by itself
+        db.purge(BEGIN + hour * HOUR - HOUR // 2)
+        db.ingest([visit(BEGIN + DAY + hour, endpoint="/7", user_agent=AGENTS[3])])
+
+    assert db.sql(f"SELECT last_hour * {SLOT} FROM pairs") == [(BEGIN + DAY,)]
+    assert db.sql(f"SELECT last_slot * {SLOT} FROM visitors") == [(BEGIN + DAY,)]
     assert db.storage.check() is None
 
 
@@ -483,3 +499,22 @@ def test_reports_take_no_longer_with_ten_times_the_visits(db: Counted) -> None:
             costs.append(rows_read(connection, lambda: counted.stats(connection, start, None)))  # noqa: B023
 
     assert costs[1] < 1.5 * costs[0] + 5
+
+
+def test_forgetting_takes_no_longer_with_twenty_times_the_endpoints(tmp_path: Path) -> None:
+    costs = []
+    for endpoints in (10, 200):
+        folder = tmp_path / str(endpoints)
+        folder.mkdir()
+        db = Counted(folder)
+        db.ingest(
+            visit(BEGIN + n * HOUR, "other", endpoint=f"/{n % endpoints}") for n in range(2000)
+        )
+        for moment, user in ((0, "other"), (1, "a"), (2, "other")):
+            db.ingest(visit(BEGIN + n * DAY + moment, user) for n in range(1, 20))
+        with db.storage._file.writer() as connection:  # type: ignore[attr-defined]
+            forget = next(iter(phases_for_user("a")))
+            costs.append(rows_read(connection, lambda: forget(connection)))  # noqa: B023
+        db.storage.close()
+
+    assert costs[1] < 1.4 * costs[0]

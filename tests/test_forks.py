@@ -17,6 +17,8 @@ import pytest
 from calls import ASKING
 from hosts import GOOD, Host
 
+from wsgi_tracker.own_segment import LOOK_BYTES
+
 PATIENCE_SECONDS = 120
 # PyDLL keeps the GIL, as who forks from C must.
 FORK = """
@@ -120,7 +122,9 @@ print(json.dumps([status, hits(), seconds_to_close()]))
 
 @pytest.mark.parametrize("child_ends", ["exit", "killed"])
 @pytest.mark.parametrize(
-    "requests", [pytest.param(200, id="serves"), pytest.param(0, id="closes at once")]
+    # As many as have the child look at its segment, and start its thread.
+    "requests",
+    [pytest.param(2 * LOOK_BYTES // 200, id="serves"), pytest.param(0, id="closes at once")],
 )
 def test_parent_and_child_both_go_on_and_every_visit_counts_once(
     requests: int, child_ends: str, tmp_path: Path

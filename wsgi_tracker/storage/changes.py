@@ -86,21 +86,22 @@ SELECT level, bucket, endpoint_id, class_id, hits, users, {_DATED.format("first"
 ON CONFLICT (level, bucket, endpoint_id, class_id) DO UPDATE SET hits = hits + excluded.hits, users = users + excluded.users,
     first = min(coalesce(first, excluded.first), coalesce(excluded.first, first)),
     last = max(coalesce(last, excluded.last), coalesce(excluded.last, last))"""
-# Buckets that an endpoint is new in, or may be gone from: how many they have is counted anew.
-GROW = """
-INSERT OR IGNORE INTO temp.grown SELECT level, bucket FROM temp.hit_changes AS change
-WHERE hits <> 0 AND (:sign < 0 OR NOT EXISTS (
-    SELECT 1 FROM hits WHERE hits.level = change.level AND hits.bucket = change.bucket
-    AND hits.endpoint_id = change.endpoint_id AND hits.class_id = change.class_id))"""
+# Buckets that an endpoint is new in, or gone from: how many they have is counted anew.
+FIND_RESIZED = """
+INSERT OR IGNORE INTO temp.resized SELECT level, bucket FROM temp.hit_changes AS change
+WHERE hits <> 0 AND coalesce((
+    SELECT hits FROM hits WHERE hits.level = change.level AND hits.bucket = change.bucket
+    AND hits.endpoint_id = change.endpoint_id AND hits.class_id = change.class_id
+), 0) IN (0, -hits)"""
 COUNT_ENDPOINTS = (
     "UPDATE totals SET endpoints = 0 "
-    "WHERE (level, bucket) IN (SELECT level, bucket FROM temp.grown)",
+    "WHERE (level, bucket) IN (SELECT level, bucket FROM temp.resized)",
     # The row of class 0 holds what is to be taken off, as of an endpoint that two classes visit.
     """
 INSERT INTO totals (level, bucket, class_id, hits, users_hour, users_day, users_week, users_month,
     users, endpoints)
-WITH present AS (SELECT DISTINCT hits.level, hits.bucket, endpoint, class_id FROM temp.grown
-    CROSS JOIN hits ON hits.level = grown.level AND hits.bucket = grown.bucket
+WITH present AS (SELECT DISTINCT hits.level, hits.bucket, endpoint, class_id FROM temp.resized
+    CROSS JOIN hits ON hits.level = resized.level AND hits.bucket = resized.bucket
     CROSS JOIN endpoints ON endpoints.id = endpoint_id
     WHERE class_id <> 0 AND hits > 0)
 SELECT level, bucket, class_id, 0, 0, 0, 0, 0, 0, count(*) FROM present GROUP BY 1, 2, 3
@@ -121,7 +122,7 @@ def add_changes(connection: sqlite3.Connection, sign: int) -> None:
     connection.execute(CORRECT_HITS)
     for statement in (*SUM_UP_TOTALS, *SUM_UP_HITS, ADD_TOTALS):
         connection.execute(statement)
-    connection.execute(GROW, values)
+    connection.execute(FIND_RESIZED)
     connection.execute(ADD_HITS)
     for statement in COUNT_ENDPOINTS:
         connection.execute(statement)

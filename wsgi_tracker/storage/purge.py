@@ -24,7 +24,7 @@ from ..errors import StorageError
 from ..period import DAY, HOUR
 from .schema import transaction
 from .settings import forget_setting, no_change, note_change, read_setting, write_setting
-from .uncount import drop_buckets, stay_sound, uncount
+from .uncount import FORGET_GONE, drop_buckets, stay_sound, uncount
 
 # The most that a step takes on; where one took long, the next take less.
 VISITS_PER_STEP = 500
@@ -61,11 +61,7 @@ SELECT count(*) FROM visits WHERE user_id = (SELECT id FROM users WHERE user_has
 VISITS_OF_USER = "user_id = (SELECT id FROM users WHERE user_hash = ?)"
 DELETE_VISITS = (
     "DELETE FROM visits WHERE id IN (SELECT id FROM temp.going)",
-    *(
-        f"DELETE FROM {table} WHERE user_id IN (SELECT user_id FROM temp.going) "
-        f"AND NOT EXISTS (SELECT 1 FROM visits WHERE visits.user_id = {table}.user_id)"
-        for table in ("visitors", "pairs")
-    ),
+    *FORGET_GONE,
     *(
         f"DELETE FROM {table} WHERE id IN (SELECT {column} FROM temp.going) "
         f"AND NOT EXISTS (SELECT 1 FROM visits WHERE visits.{column} = {table}.id)"

@@ -70,6 +70,19 @@ DELETE FROM visitors WHERE (user_id, class_id) IN (
 DELETE FROM pairs WHERE (user_id, endpoint_id, class_id) IN (
     SELECT user_id, endpoint_id, class_id FROM temp.moved)""",
 )
+# Once visits are deleted, too old ones as well: who had the last one when, and of what, goes with it.
+FORGET_GONE = (
+    f"""
+DELETE FROM visitors WHERE user_id IN (SELECT user_id FROM temp.going) AND NOT EXISTS (
+    SELECT 1 FROM visits WHERE visits.user_id = visitors.user_id
+    AND timestamp >= last_slot * {SLOT} AND timestamp < (last_slot + 1) * {SLOT})""",
+    f"""
+DELETE FROM pairs WHERE (user_id, endpoint_id) IN (SELECT user_id, endpoint_id FROM temp.going)
+AND NOT EXISTS (
+    SELECT 1 FROM visits WHERE visits.user_id = pairs.user_id
+    AND timestamp >= last_hour * {SLOT} AND timestamp < {_end("last_hour", "hour")}
+    AND visits.endpoint_id = pairs.endpoint_id)""",
+)
 _TOUCHED = """
 (level, bucket, endpoint_id, class_id) IN (
     SELECT level, bucket, endpoint_id, class_id FROM temp.hit_changes)"""
@@ -88,12 +101,17 @@ FROM calendar CROSS JOIN hits AS days ON days.level = {DAY_LEVEL} AND days.bucke
     AND days.endpoint_id = hits.endpoint_id AND days.class_id = hits.class_id
 WHERE slot >= hits.bucket AND slot < hits.bucket + {_LONGEST[MONTH_LEVEL]}
 AND slot = day AND month = hits.bucket"""
+_LOST_AN_END = """
+(level, bucket, endpoint_id, class_id) IN (
+    SELECT level, bucket, endpoint_id, class_id FROM temp.hit_changes AS change
+    JOIN hits AS dated USING (level, bucket, endpoint_id, class_id)
+    WHERE change.first <= dated.first OR change.last >= dated.last)"""
 DATE_AGAIN = (
     f"UPDATE hits SET first = ({_OF_DAY} LIMIT 1), last = ({_OF_DAY} DESC LIMIT 1) "
-    f"WHERE level = {DAY_LEVEL} AND class_id <> 0 AND {_TOUCHED}",
+    f"WHERE level = {DAY_LEVEL} AND class_id <> 0 AND {_LOST_AN_END}",
     f"UPDATE hits SET first = (SELECT min(days.first) {_OF_MONTH}), "
     f"last = (SELECT max(days.last) {_OF_MONTH}) "
-    f"WHERE level = {MONTH_LEVEL} AND class_id <> 0 AND {_TOUCHED}",
+    f"WHERE level = {MONTH_LEVEL} AND class_id <> 0 AND {_LOST_AN_END}",
 )
 STILL_SOUND = """
 INSERT OR REPLACE INTO settings (name, value) VALUES
