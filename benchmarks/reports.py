@@ -8,7 +8,8 @@ of the same users for the same endpoints; and a client asks for every report and
 ``--repetitions`` times after one that is not counted, on a new connection each, with a random pause
 up to 0.2 s before, so that some visits wait in the spool. A report ingests those first.
 
-Then, without a load and in this process, the same questions are put to counters, to plain SQL, which
+When the load is over, it asks ten times more ("idle"): what is then less was the visits' ingest.
+Then, in this process, the same questions are put to counters, to plain SQL, which
 is what the package falls back on, and to DuckDB, if it is installed, with one thread. Their answers
 must be equal. These times are the least of ``--slow-repetitions``, and hold no HTTP.
 
@@ -50,6 +51,7 @@ GOAL_MS, GOAL_MS_OF_LARGE, GOAL_MS_OF_HOURS = 15, 25, 400
 LARGE = 50_000_000
 PAUSE_SECONDS = 0.2
 REQUESTS = 20_000
+IDLE_REPETITIONS = 10
 COUNTER_REPETITIONS = 5
 
 
@@ -115,18 +117,18 @@ QUESTIONS = [
 ASKED = [*QUESTIONS, Newest()]
 
 
-def ask_over_http(port: int, repetitions: int) -> dict[str, list[float]]:
-    """Return the seconds of every answer, by question."""
+def ask_over_http(port: int, repetitions: int, pause_seconds: float) -> dict[str, list[float]]:
+    """Return the seconds of every answer, by question, in order of length."""
     chance = random.Random(1)
     seconds: dict[str, list[float]] = {question.name: [] for question in ASKED}
     for repetition in range(repetitions + 1):
         for question in ASKED:
-            time.sleep(chance.uniform(0, PAUSE_SECONDS))
+            time.sleep(chance.uniform(0, pause_seconds))
             began = time.perf_counter()
             _get(port, question.path)
             if repetition:
                 seconds[question.name].append(time.perf_counter() - began)
-    return seconds
+    return {name: sorted(each) for name, each in seconds.items()}
 
 
 def _get(port: int, path: str) -> None:
@@ -145,12 +147,14 @@ def serve(folder: Path, kind: bulk.Kind, options: argparse.Namespace) -> dict[st
     requests = bulk.requests(kind, REQUESTS, options.rows)
     with gunicorn.Server(folder, "gthread", environ) as server:
         with paced.load(server.port, requests, options.rate, options.load_cpu) as sent:
-            seconds = ask_over_http(server.port, options.repetitions)
+            seconds = ask_over_http(server.port, options.repetitions, PAUSE_SECONDS)
         recorded = server.recorded()
+        idle = ask_over_http(server.port, IDLE_REPETITIONS, 0)
     served = sum(json.loads(file.read_text())["served"] for file in folder.glob("worker-*.json"))
     latencies = sorted(sent[0].latencies)
     return {
         "seconds": seconds,
+        "idle": idle,
         "rate": sent[0].rate,
         "errors": sent[0].errors,
         "load_p50_ms": quantile(latencies, 0.5) * 1000,
@@ -213,16 +217,17 @@ def quantile(ordered: Sequence[float], part: float) -> float:
 
 def report(run: dict[str, Any], rows: int) -> str:
     """Return the table; what misses its goal is bold."""
-    heads = ["report", "p50 ms", "p95 ms", "goal ms", "counters alone", "plain SQL", "DuckDB"]
+    heads = ["report", "p50 ms", "p95 ms", "goal ms", "idle p50", "counters alone"]
     lines = []
     for question in ASKED:
-        seconds, goal = sorted(run["seconds"][question.name]), question.goal_ms(rows)
+        seconds, goal = run["seconds"][question.name], question.goal_ms(rows)
         p50, p95 = (quantile(seconds, part) * 1000 for part in (0.5, 0.95))
         shown = f"{p95:.1f}" if p95 <= goal else f"**{p95:.1f}**"
-        alone = run["times"][question.name]
-        others = [_milliseconds(alone.get(name)) for name in ("counters", "plain", "duckdb")]
+        idle = quantile(run["idle"][question.name], 0.5)
+        alone = [run["times"][question.name].get(name) for name in ("counters", "plain", "duckdb")]
+        others = [_milliseconds(each) for each in (idle, *alone)]
         lines.append([question.name, f"{p50:.1f}", shown, f"{goal}", *others])
-    return common.table(heads, lines)
+    return common.table([*heads, "plain SQL", "DuckDB"], lines)
 
 
 def _milliseconds(seconds: float | None) -> str:
@@ -234,12 +239,14 @@ def _milliseconds(seconds: float | None) -> str:
 def measure(database: Path, scratch: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Run it all on a copy of ``database``."""
     shutil.copy(database, scratch / "visits.db")
+    before = os.getloadavg()[0]
     served = serve(scratch, bulk.KINDS[options.kind], options)
     common.pin({options.server_cpu})
+    busy = {"load_average": [before, os.getloadavg()[0]], "calibration": common.calibrate()}
     peer = duck.copy(scratch / "visits.db", scratch / "visits.duckdb")
     if peer is None:
         print("**DuckDB is not installed, and left out: pip install duckdb numpy**", flush=True)
-    return {**served, **compare(scratch / "visits.db", peer, options)}
+    return {**served, **busy, **compare(scratch / "visits.db", peer, options)}
 
 
 def main() -> int:
@@ -272,7 +279,8 @@ def say(run: dict[str, Any], options: argparse.Namespace) -> int:
     """Print the results; return 1 if something was lost, or answers differ."""
     print(
         f"server, and what is asked in process, on processor {options.server_cpu}, load and "
-        f"client on {options.load_cpu}; load average {os.getloadavg()[0]:.1f}\n"
+        f"client on {options.load_cpu}; calibration {run['calibration']:.2f} µs, load average "
+        f"{' to '.join(f'{average:.1f}' for average in run['load_average'])}\n"
         f"{run['rate']:.0f} of {options.rate:.0f} visits/s arrived, answered in p50 "
         f"{run['load_p50_ms']:.1f}, p99 {run['load_p99_ms']:.1f} ms, {run['errors']} errors; "
         f"recorded {run['recorded']} of {run['served']}"
