@@ -268,6 +268,8 @@ def main() -> int:
     parser.add_argument("--folder", type=Path, help="where databases are kept, on a local disk")
     parser.add_argument("--json", type=Path, help="write the run to this file")
     options = parser.parse_args()
+    if options.folder:
+        options.folder.mkdir(parents=True, exist_ok=True)
     common.pin({options.load_cpu})
     print(f"{common.conditions()}; {options.rows} visits of the kind {options.kind}", flush=True)
     with tempfile.TemporaryDirectory(prefix="wsgi-tracker-", dir=options.folder) as name:
