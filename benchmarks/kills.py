@@ -82,14 +82,17 @@ def targets() -> Iterator[Target]:
     yield Target("waitress", startups.waitress, alone=True)
     for options in ([], ["--enable-threads"]):
         name = " ".join(["uWSGI", *options])
-        yield Target(name, startups.uwsgi(*options), requests_per_connection=1)
-    # Apache ends the chunks of a daemon that was killed as if all were sent: only a body of known
-    # length tells a client whether it came whole.
+        yield Target(name, startups.uwsgi(*options), kinds="tc", requests_per_connection=1)
+    # Here and for uWSGI, only a body of known length tells a client whether it came whole: others end
+    # with the connection, as the end of a process does; and Apache ends the chunks of a daemon that was
+    # killed as if all were sent.
     yield Target("mod_wsgi, daemons", startups.mod_wsgi_daemons, kinds="tc")
     yield Target("mod_wsgi, embedded", startups.mod_wsgi_embedded, kinds="tc")
-    yield Target("wsgiref", startups.wsgiref, alone=True)
-    yield Target("Werkzeug, threaded", startups.werkzeug("threaded=True"), alone=True)
-    yield Target("Werkzeug, a fork per request", startups.werkzeug("processes=2"), alone=True)
+    yield Target("wsgiref", startups.wsgiref, alone=True, kinds="tc")
+    yield Target("Werkzeug, threaded", startups.werkzeug("threaded=True"), alone=True, kinds="tc")
+    yield Target(
+        "Werkzeug, a fork per request", startups.werkzeug("processes=2"), alone=True, kinds="tc"
+    )
 
 
 def run(wanted: int, only: str = "") -> Iterator[dict[str, Any]]:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import startups
 from checks import check, faults_in, late_summary, stored, summary
-from load import KINDS, Connection, Load
+from load import Connection, Load
 from servers import Server
 
 REQUESTS = 150
@@ -124,22 +124,14 @@ def test_uwsgi_gets_an_ingest_thread_only_if_it_runs_threads(
     assert ("set enable-threads = true" in server.log) == (threads == 1)
 
 
-@pytest.mark.parametrize("start", UWSGI)
+# Only a body of known length tells a client whether it came whole: uWSGI ends any other by closing
+# the connection, as the end of a worker does, and Apache ends the chunks of a daemon that was killed as
+# if all were sent.
+@pytest.mark.parametrize("start", [*UWSGI, *MOD_WSGI])
 def test_killed_workers_lose_nothing_and_count_nothing_twice(start: Start, folder: Path) -> None:
-    kill_workers(start, folder, KINDS)
-
-
-@pytest.mark.parametrize("start", MOD_WSGI)
-def test_killed_daemons_lose_nothing_and_count_nothing_twice(start: Start, folder: Path) -> None:
-    # Apache ends the chunks of a daemon that was killed as if all were sent: only a body of known
-    # length tells a client whether it came whole.
-    kill_workers(start, folder, "tc")
-
-
-def kill_workers(start: Start, folder: Path, kinds: str) -> None:
     with (
         start(folder) as server,
-        Load(lambda: server.port, clients=4, kinds=kinds, requests_per_connection=1) as load,
+        Load(lambda: server.port, clients=4, kinds="tc", requests_per_connection=1) as load,
     ):
         for _ in range(2):
             load.wait_for(100)
