@@ -70,11 +70,12 @@ steps = st.lists(
 class Counted:
     """A storage, and what can happen to it."""
 
-    def __init__(self, folder: Path, zone: str = "UTC") -> None:
+    def __init__(self, folder: Path, zone: str | None = "UTC") -> None:
         self.database = folder / "visits.db"
         self.storage: Storage = open_storage(self.database)
-        self.storage.declare({"timezone": zone})
-        self.zone = load_zone(zone)
+        if zone is not None:
+            self.storage.declare({"timezone": zone})
+        self.zone = load_zone(zone or "UTC")
 
     def ingest(self, came: Iterable[Visit]) -> None:
         data = b"".join(visit.line() for visit in came)
@@ -518,3 +519,18 @@ def test_forgetting_takes_no_longer_with_twenty_times_the_endpoints(tmp_path: Pa
         db.storage.close()
 
     assert costs[1] < 1.4 * costs[0]
+
+
+def test_time_zone_that_is_given_later_has_all_visits_counted_anew(tmp_path: Path) -> None:
+    db = Counted(tmp_path, None)
+    db.ingest([visit(BEGIN + 22 * HOUR + 1)])
+    assert [row.time_bucket for row in db.storage.trends(0, Granularity.DAY)] == ["2024-10-25"]
+
+    db.storage.declare({"timezone": "Europe/Berlin"})
+
+    assert not db.is_complete()
+    db.count()
+    assert [row.time_bucket for row in db.storage.trends(0, Granularity.DAY)] == ["2024-10-26"]
+    db.storage.declare({"timezone": "UTC"})  # which it is not any more
+    assert db.is_complete()
+    db.storage.close()

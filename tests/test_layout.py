@@ -10,7 +10,7 @@ import wsgi_tracker
 PACKAGE = Path(wsgi_tracker.__file__).parent
 # From what knows nothing of the rest to what assembles it; a module imports what stands before it.
 ORDER = """
-    errors options process addresses exclusions visitors endpoints visit agents period latency reports
+    errors period options process addresses exclusions visitors endpoints visit agents latency reports
     integrations integrations.django integrations.falcon integrations.pyramid
     storage storage.faults storage.lines storage.pool storage.schema storage.settings storage.migrations
     storage.intake storage.classes storage.calendar storage.outcomes storage.changes storage.counters storage.counting storage.uncount storage.purge storage.facts storage.raw storage.counted storage.check storage.database storage.sqlite

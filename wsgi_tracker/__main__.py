@@ -58,14 +58,17 @@ def configure(options: argparse.Namespace) -> None:
     settings: dict[str, str | None] = {}
     if options.identity:
         settings["identity"] = options.identity
-    if options.timezone:
+    if options.timezone is not None:
         load_zone(options.timezone)
         settings["timezone"] = options.timezone
     if options.forget_secret:
         settings["secret_mark"] = None
     with closing(_open(options.database)) as storage:
         storage.configure(settings)
-    print("changed; restart every process that has the database open" if settings else "no change")
+    if settings.keys() - {"timezone"}:
+        print("changed; give every application the same, and restart it: another does not start")
+    else:
+        print("changed, for all that give no other" if settings else "no change")
 
 
 def reclassify(options: argparse.Namespace) -> None:

@@ -32,8 +32,8 @@ from .options import (
     check_prefix,
     check_retention,
     check_spool_size,
+    check_timezone,
 )
-from .period import load_zone
 from .process import threads_run
 from .proxies import ProxyCheck
 from .recorder import Recorder, UserFinder, user_finder
@@ -66,7 +66,8 @@ class Tracker:
     ``user`` is a key of environ, or a callable on it, that names who asks. ``exclude`` holds path
     globs, methods, addresses, networks and callables. ``trusted_proxies`` are addresses, networks,
     or ``"unix"``. ``ip_addresses`` is ``"full"``, ``"truncated"`` or ``"none"``. Hours, days, weeks
-    and months are those of ``timezone``, as ``Europe/Berlin``. ``identity`` is ``"permanent"`` or
+    and months are those of ``timezone``, as ``Europe/Berlin``, or where none is given of the database's, at
+    first UTC. ``identity`` is ``"permanent"`` or
     ``"daily"``, under a random secret or one that ``secret`` derives; with
     ``honor_privacy_signals``, who sends one is counted as a hit alone. Visits older than
     ``retention_days`` are deleted, hourly, by a process that ingests; 0 keeps all, and the value
@@ -89,7 +90,7 @@ class Tracker:
         exclude: Iterable[Rule] = (),
         trusted_proxies: Iterable[str] = (),
         ip_addresses: str = "full",
-        timezone: str = "UTC",
+        timezone: str | None = None,
         identity: str = "permanent",
         secret: str | bytes | None = None,
         honor_privacy_signals: bool = False,
@@ -104,7 +105,7 @@ class Tracker:
         check_ip_addresses(ip_addresses)
         check_positive("max_endpoints", max_endpoints)
         check_retention(retention_days)
-        load_zone(timezone)
+        check_timezone(timezone)
         check_spool_size(max_spool_bytes)
         check_flags(
             collapse_ids=collapse_ids,
@@ -125,7 +126,8 @@ class Tracker:
         self._has_ingest_thread = ingest and _threads_run()
         self._closing_pid = 0  # of the process that closes it when it ends
         self._open(database_path(database), max_endpoints, max_spool_bytes, fsync)
-        agree(self._storage, {**who.settings, "timezone": timezone})
+        zone = {} if timezone is None else {"timezone": timezone}
+        agree(self._storage, who.settings | zone)
         proxy_check = ProxyCheck(self._storage, proxies, ip_addresses)
         self._assemble_ingest(retention_days, max_spool_bytes, fsync, proxy_check)
         visitors = Visitors(

@@ -9,6 +9,7 @@ import re
 from typing import Any
 
 from .errors import ConfigurationError
+from .period import load_zone
 
 LONGEST_RETENTION_DAYS = 36_500
 SMALLEST_SPOOL_BYTES = 4 * 4096
@@ -37,6 +38,12 @@ def check_retention(days: int | None) -> None:
             f"retention_days is a whole number up to {LONGEST_RETENTION_DAYS}, 0 to keep all; "
             f"given {days!r}"
         )
+
+
+def check_timezone(name: str | None) -> None:
+    """Refuse what is no time zone; ``None`` leaves it to the database."""
+    if name is not None:
+        load_zone(name)
 
 
 def check_flags(**flags: bool) -> None:

@@ -41,6 +41,8 @@ def read_settings(connection: sqlite3.Connection, names: Iterable[str]) -> dict[
 
 def keep_settings(connection: sqlite3.Connection, settings: Mapping[str, str]) -> dict[str, str]:
     """Give each of these settings its value unless it has one; return the values that hold."""
+    if "timezone" in settings and "timezone" not in read_settings(connection, ["timezone"]):
+        note_change(connection)  # what was counted was counted in UTC
     connection.executemany(
         "INSERT OR IGNORE INTO settings (name, value) VALUES (?, ?)", settings.items()
     )
