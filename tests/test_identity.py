@@ -313,6 +313,19 @@ def test_command_changes_what_all_agree_on(
     tracked(secret=GIVEN + "s", timezone="Asia/Kathmandu")
 
 
+def test_command_waits_for_who_writes(tracked: Tracked, tmp_path: Path) -> None:
+    tracked().close()
+    with closing(
+        sqlite3.connect(tmp_path / "visits.db", isolation_level=None, check_same_thread=False)
+    ) as other:
+        other.execute("BEGIN IMMEDIATE")
+        end = threading.Timer(1.0, other.execute, ["ROLLBACK"])
+        end.start()
+
+        assert main(["configure", str(tmp_path / "visits.db"), "--timezone", "Asia/Tokyo"]) == 0
+        end.join()
+
+
 def test_database_that_is_locked_is_not_compared(
     tracked: Tracked, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

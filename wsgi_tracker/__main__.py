@@ -15,6 +15,8 @@ from .identity import IDENTITIES
 from .period import load_zone
 from .storage import Storage, database_path, open_storage
 
+BUSY_SECONDS = 30.0  # an application that counts visits anew writes every second
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code."""
@@ -84,7 +86,7 @@ def _open(database: str) -> Storage:
     path = database_path(database)
     if not path.exists():
         raise ConfigurationError(f"there is no database {path}")
-    return open_storage(path)
+    return open_storage(path, busy_seconds=BUSY_SECONDS)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from ..visit import Visit
 
 FINISHED = -1
 SECRET_BYTES = 32
+BUSY_SECONDS = 0.5  # a report cannot wait long
 Positions: TypeAlias = Mapping[str, int]
 
 
@@ -211,13 +212,15 @@ def open_storage(
     max_endpoints: int = 10_000,
     make_secret: Callable[[], bytes] = random_secret,
     used_before: bool = False,
+    busy_seconds: float = BUSY_SECONDS,
 ) -> Storage:
     """Open, or create, the storage that ``database`` names: a path or ``sqlite:///path``.
 
     ``make_secret`` returns the key of every ``user_hash`` when a database is created. Raises
     :exc:`ConfigurationError` where that cannot work, which is a mistake of who configures it; not
     where the database was ``used_before``: then something befell it, which is logged, and what
-    needs it raises :exc:`StorageError` until it is over.
+    needs it raises :exc:`StorageError` until it is over. Who writes waits for others as long as
+    ``busy_seconds``.
     """
     from .sqlite import SQLiteStorage
 
@@ -226,6 +229,7 @@ def open_storage(
         max_endpoints=max_endpoints,
         make_secret=make_secret,
         used_before=used_before,
+        busy_seconds=busy_seconds,
     )
 
 

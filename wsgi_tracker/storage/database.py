@@ -28,7 +28,6 @@ from .schema import (
 from .settings import note_replaced
 
 NO_FILE = (0, 0)
-BUSY_TIMEOUT_SECONDS = 0.5
 # Workers that start together wait for the one that makes the schema; a request does not.
 START_PATIENCE_SECONDS = 10.0
 LOG_PATIENCE_SECONDS = 10.0
@@ -37,12 +36,16 @@ LOG_PATIENCE_SECONDS = 10.0
 class Database:
     """One SQLite file, and this process's connections to it.
 
-    ``make_secret`` returns the key of every ``user_hash`` where a new file is made.
+    ``make_secret`` returns the key of every ``user_hash`` where a new file is made. Who else writes
+    is waited for as long as ``busy_seconds``.
     """
 
-    def __init__(self, path: Path, make_secret: Callable[[], bytes]) -> None:
+    def __init__(
+        self, path: Path, make_secret: Callable[[], bytes], *, busy_seconds: float
+    ) -> None:
         self.path = path
         self._make_secret = make_secret
+        self._busy_seconds = busy_seconds
         self._patience_seconds = START_PATIENCE_SECONDS
         self._pool = ConnectionPool(path, self._connect)
         self._inode: tuple[int, int] | None = None
@@ -54,7 +57,7 @@ class Database:
             with self._pool.writer() as connection, transaction(connection):
                 connection.execute("DELETE FROM counts WHERE 0")
         finally:
-            self._patience_seconds = BUSY_TIMEOUT_SECONDS
+            self._patience_seconds = self._busy_seconds
             self._pool.close()
 
     @contextmanager
@@ -128,12 +131,12 @@ class Database:
             raise
         return connection
 
-    def _open(self, timeout_seconds: float = BUSY_TIMEOUT_SECONDS) -> PooledConnection:
+    def _open(self, timeout_seconds: float | None = None) -> PooledConnection:
         if make_file(self.path) and self._inode:
             self._inode = NO_FILE  # its number may be given to the new one
         return sqlite3.connect(
             self.path,
-            timeout=timeout_seconds,
+            timeout=self._busy_seconds if timeout_seconds is None else timeout_seconds,
             isolation_level=None,
             check_same_thread=False,
             cached_statements=256,

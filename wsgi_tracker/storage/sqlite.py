@@ -57,6 +57,7 @@ class SQLiteStorage:
         max_endpoints: int,
         make_secret: Callable[[], bytes],
         used_before: bool,
+        busy_seconds: float,
     ) -> None:
         if sqlite3.sqlite_version_info < OLDEST_SQLITE:
             raise ConfigurationError(
@@ -66,7 +67,7 @@ class SQLiteStorage:
         self.outage = Outage("visits wait in the spool")
         self._max_endpoints = max_endpoints
         self.database = database
-        self._file = Database(database, make_secret)
+        self._file = Database(database, make_secret, busy_seconds=busy_seconds)
         self._counting = Counting()
         self._forget_at = 0.0
         self._try(used_before)
