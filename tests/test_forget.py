@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 import webtest
@@ -182,8 +183,8 @@ def test_unknown_visitor_is_forgotten_already(tracked: Tracked) -> None:
     assert tracked().forget("0" * 32) == 0
 
 
-@pytest.mark.parametrize("user_hash", ["", "x" * 32, "0" * 31, "%", "' OR 1 --"])
-def test_what_is_no_user_hash_is_refused(user_hash: str, tracked: Tracked) -> None:
+@pytest.mark.parametrize("user_hash", ["", "x" * 32, "0" * 31, "%", "' OR 1 --", None])
+def test_what_is_no_user_hash_is_refused(user_hash: Any, tracked: Tracked) -> None:
     with pytest.raises(ConfigurationError, match="32 hexadecimal digits"):
         tracked().forget(user_hash)
 

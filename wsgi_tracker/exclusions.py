@@ -63,6 +63,6 @@ def _network(rule: object) -> Network:
         return ipaddress.ip_network(rule)
     except ValueError as error:
         raise ConfigurationError(
-            f"exclude takes path globs such as '/static/*', methods, addresses, networks such as "
-            f"'10.0.0.0/8', and callables; given {rule!r}: {error}"
+            f"exclude takes path globs such as '/static/*', methods such as 'OPTIONS', addresses, "
+            f"networks such as '10.0.0.0/8', and callables; given {rule!r}: {error}"
         ) from error

@@ -22,7 +22,7 @@ def forget(storage: Storage, ingester: Ingester, folder: Path, user_hash: str) -
     First what waits in the spool is stored, as it may be that user's. Raises
     :exc:`StorageError` where that cannot be done; then nothing was deleted.
     """
-    if not re.fullmatch("[0-9a-f]{32}", user_hash):
+    if not isinstance(user_hash, str) or not re.fullmatch("[0-9a-f]{32}", user_hash):
         raise ConfigurationError(f"a user_hash has 32 hexadecimal digits, given {user_hash!r}")
     queue = ingester.catch_up(DRAIN_SECONDS)
     if queue.size_bytes:
