@@ -86,21 +86,18 @@ SELECT level, bucket, endpoint_id, class_id, hits, users, {_DATED.format("first"
 ON CONFLICT DO UPDATE SET hits = hits + excluded.hits, users = users + excluded.users,
     first = min(coalesce(first, excluded.first), coalesce(excluded.first, first)),
     last = max(coalesce(last, excluded.last), coalesce(excluded.last, last))"""
-# Buckets that an endpoint is new in, or may be gone from: how many they have is counted anew.
-GROW = """
-INSERT OR IGNORE INTO temp.grown SELECT level, bucket FROM temp.hit_changes AS change
-WHERE hits <> 0 AND (:sign < 0 OR NOT EXISTS (
-    SELECT 1 FROM hits WHERE hits.level = change.level AND hits.bucket = change.bucket
-    AND hits.endpoint_id = change.endpoint_id AND hits.class_id = change.class_id))"""
+# Buckets that an endpoint may be gone from: how many they have is counted anew.
+SHRINK = """
+INSERT OR IGNORE INTO temp.shrunk SELECT level, bucket FROM temp.hit_changes WHERE hits <> 0"""
 COUNT_ENDPOINTS = (
     "UPDATE totals SET endpoints = 0 "
-    "WHERE (level, bucket) IN (SELECT level, bucket FROM temp.grown)",
+    "WHERE (level, bucket) IN (SELECT level, bucket FROM temp.shrunk)",
     # The row of class 0 holds what is to be taken off, as of an endpoint that two classes visit.
     """
 INSERT INTO totals (level, bucket, class_id, hits, users_hour, users_day, users_week, users_month,
     users, endpoints)
-WITH present AS (SELECT DISTINCT hits.level, hits.bucket, endpoint, class_id FROM temp.grown
-    CROSS JOIN hits ON hits.level = grown.level AND hits.bucket = grown.bucket
+WITH present AS (SELECT DISTINCT hits.level, hits.bucket, endpoint, class_id FROM temp.shrunk
+    CROSS JOIN hits ON hits.level = shrunk.level AND hits.bucket = shrunk.bucket
     CROSS JOIN endpoints ON endpoints.id = endpoint_id
     WHERE class_id <> 0 AND hits > 0)
 SELECT level, bucket, class_id, 0, 0, 0, 0, 0, 0, count(*) FROM present GROUP BY 1, 2, 3
@@ -109,6 +106,34 @@ SELECT level, bucket, 0, 0, 0, 0, 0, 0, 0, count(DISTINCT endpoint) - count(*) F
 GROUP BY 1, 2 HAVING count(DISTINCT endpoint) <> count(*)
 ON CONFLICT DO UPDATE SET endpoints = excluded.endpoints""",
 )
+
+# As visits come, endpoints that a bucket did not have of a class are added: counting it anew would
+# read all that it has, with each batch that brings one.
+_THERE = """
+SELECT 1 FROM endpoints AS same CROSS JOIN hits ON hits.level = {new}.level
+    AND hits.bucket = {new}.bucket AND hits.endpoint_id = same.id AND hits.class_id {of}
+    AND hits.hits > 0
+WHERE same.endpoint = {new}.endpoint"""
+APPEAR = f"""
+INSERT INTO temp.appeared SELECT DISTINCT level, bucket, endpoint, class_id FROM (
+    SELECT level, bucket, endpoint, class_id
+    FROM temp.hit_changes AS change CROSS JOIN endpoints ON endpoints.id = endpoint_id
+    WHERE hits <> 0 AND class_id <> 0 AND NOT EXISTS (
+        SELECT 1 FROM hits WHERE hits.level = change.level AND hits.bucket = change.bucket
+        AND hits.endpoint_id = change.endpoint_id AND hits.class_id = change.class_id
+        AND hits.hits > 0)
+) AS new WHERE NOT EXISTS ({_THERE.format(new="new", of="= new.class_id")})"""
+ADD_ENDPOINTS = f"""
+INSERT INTO totals (level, bucket, class_id, hits, users_hour, users_day, users_week, users_month,
+    users, endpoints)
+SELECT level, bucket, class_id, 0, 0, 0, 0, 0, 0, count(*) FROM temp.appeared GROUP BY 1, 2, 3
+UNION ALL
+SELECT level, bucket, 0, 0, 0, 0, 0, 0, 0, sum(is_new - classes) FROM (
+    SELECT level, bucket, count(*) AS classes,
+        NOT EXISTS ({_THERE.format(new="appeared", of="<> 0")}) AS is_new
+    FROM temp.appeared GROUP BY level, bucket, endpoint)
+GROUP BY 1, 2 HAVING sum(is_new - classes) <> 0
+ON CONFLICT DO UPDATE SET endpoints = endpoints + excluded.endpoints"""
 
 
 def add_changes(connection: sqlite3.Connection, sign: int) -> None:
@@ -121,7 +146,12 @@ def add_changes(connection: sqlite3.Connection, sign: int) -> None:
     connection.execute(CORRECT_HITS)
     for statement in (*SUM_UP_TOTALS, *SUM_UP_HITS, ADD_TOTALS):
         connection.execute(statement)
-    connection.execute(GROW, values)
-    connection.execute(ADD_HITS)
-    for statement in COUNT_ENDPOINTS:
-        connection.execute(statement)
+    if sign > 0:
+        connection.execute(APPEAR)
+        connection.execute(ADD_ENDPOINTS)
+        connection.execute(ADD_HITS)
+    else:
+        connection.execute(SHRINK)
+        connection.execute(ADD_HITS)
+        for statement in COUNT_ENDPOINTS:
+            connection.execute(statement)
