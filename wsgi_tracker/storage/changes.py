@@ -77,16 +77,17 @@ SUM_UP_HITS = [
     for level, lower in SUMMED_UP.items()
     if lower != SLOT_LEVEL
 ]
-# Only whole days and months are asked for their first and last visit.
+# Only whole days and months are asked for their first and last visit, and weeks for no users.
 _DATED = f"CASE WHEN level IN ({DAY_LEVEL}, {MONTH_LEVEL}) THEN {{}} END"
 ADD_HITS = f"""
 INSERT INTO hits (level, bucket, endpoint_id, class_id, hits, users, first, last)
-SELECT level, bucket, endpoint_id, class_id, hits, users, {_DATED.format("first")},
-    {_DATED.format("last")} FROM temp.hit_changes WHERE true
+SELECT level, bucket, endpoint_id, class_id, hits, CASE WHEN level <> {WEEK_LEVEL} THEN users ELSE 0 END,
+    {_DATED.format("first")}, {_DATED.format("last")} FROM temp.hit_changes
+WHERE hits <> 0 OR level <> {WEEK_LEVEL}
 ON CONFLICT (level, bucket, endpoint_id, class_id) DO UPDATE SET hits = hits + excluded.hits, users = users + excluded.users,
     first = min(coalesce(first, excluded.first), coalesce(excluded.first, first)),
     last = max(coalesce(last, excluded.last), coalesce(excluded.last, last))"""
-# Buckets that an endpoint is new in, or gone from: how many they have is counted anew.
+# Buckets that an endpoint is gone from, as visits go: how many they have is counted anew.
 FIND_RESIZED = """
 INSERT OR IGNORE INTO temp.resized SELECT level, bucket FROM temp.hit_changes AS change
 WHERE hits <> 0 AND coalesce((
@@ -111,6 +112,34 @@ GROUP BY 1, 2 HAVING count(DISTINCT endpoint) <> count(*)
 ON CONFLICT (level, bucket, class_id) DO UPDATE SET endpoints = excluded.endpoints""",
 )
 
+# As visits come, endpoints that a bucket did not have of a class are added: counting it anew would
+# read all that it has, with each batch that brings one.
+_THERE = """
+SELECT 1 FROM endpoints AS same CROSS JOIN hits ON hits.level = {new}.level
+    AND hits.bucket = {new}.bucket AND hits.endpoint_id = same.id AND hits.class_id {of}
+    AND hits.hits > 0
+WHERE same.endpoint = {new}.endpoint"""
+APPEAR = f"""
+INSERT INTO temp.appeared SELECT DISTINCT level, bucket, endpoint, class_id FROM (
+    SELECT level, bucket, endpoint, class_id
+    FROM temp.hit_changes AS change CROSS JOIN endpoints ON endpoints.id = endpoint_id
+    WHERE hits <> 0 AND class_id <> 0 AND NOT EXISTS (
+        SELECT 1 FROM hits WHERE hits.level = change.level AND hits.bucket = change.bucket
+        AND hits.endpoint_id = change.endpoint_id AND hits.class_id = change.class_id
+        AND hits.hits > 0)
+) AS new WHERE NOT EXISTS ({_THERE.format(new="new", of="= new.class_id")})"""
+ADD_ENDPOINTS = f"""
+INSERT INTO totals (level, bucket, class_id, hits, users_hour, users_day, users_week, users_month,
+    users, endpoints)
+SELECT level, bucket, class_id, 0, 0, 0, 0, 0, 0, count(*) FROM temp.appeared GROUP BY 1, 2, 3
+UNION ALL
+SELECT level, bucket, 0, 0, 0, 0, 0, 0, 0, sum(is_new - classes) FROM (
+    SELECT level, bucket, count(*) AS classes,
+        NOT EXISTS ({_THERE.format(new="appeared", of="<> 0")}) AS is_new
+    FROM temp.appeared GROUP BY level, bucket, endpoint)
+GROUP BY 1, 2 HAVING sum(is_new - classes) <> 0
+ON CONFLICT (level, bucket, class_id) DO UPDATE SET endpoints = endpoints + excluded.endpoints"""
+
 
 def add_changes(connection: sqlite3.Connection, sign: int) -> None:
     """Add what the temporary tables say; with ``sign`` -1, hits are taken away."""
@@ -122,6 +151,11 @@ def add_changes(connection: sqlite3.Connection, sign: int) -> None:
     connection.execute(CORRECT_HITS)
     for statement in (*SUM_UP_TOTALS, *SUM_UP_HITS, ADD_TOTALS):
         connection.execute(statement)
+    if sign > 0:
+        connection.execute(APPEAR)
+        connection.execute(ADD_ENDPOINTS)
+        connection.execute(ADD_HITS)
+        return
     connection.execute(FIND_RESIZED)
     connection.execute(ADD_HITS)
     for statement in COUNT_ENDPOINTS:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 from ..period import SLOT, Granularity, first_whole
 from .calendar import buckets_of, read_zone
-from .changes import DAY_LEVEL, HOUR_LEVEL, LEVELS, MONTH_LEVEL, SLOT_LEVEL, SUMMED_UP
+from .changes import DAY_LEVEL, HOUR_LEVEL, LEVELS, MONTH_LEVEL, SLOT_LEVEL, SUMMED_UP, WEEK_LEVEL
 from .counters import CLASS_ID, read_state
 from .outcomes import STATUS_CLASS, latency_of
 
@@ -76,7 +76,7 @@ HITS_FOUND = f"""
     FROM everywhere JOIN calendar USING (slot)
     UNION ALL SELECT bucket, endpoint_id, class_id, 0, 1, NULL FROM last_of_pair
 )
-SELECT bucket, endpoint_id, class_id, sum(hits), sum(users), {{dates}} FROM counted
+SELECT bucket, endpoint_id, class_id, sum(hits), {{users}}, {{dates}} FROM counted
 WHERE bucket >= :{{name}} GROUP BY bucket, endpoint_id, class_id"""
 LAST = "SELECT {keys}, class_id, {last} FROM {table} WHERE {last} >= :{unit}"
 LAST_FOUND = f"""
@@ -129,7 +129,11 @@ def _comparisons() -> Iterator[tuple[str, str, str]]:
     yield f"slot (slot, class, hits, {FLAGS})", slots, SLOTS_FOUND
     for level, name in zip(LEVELS[HOUR_LEVEL:], NAMES[HOUR_LEVEL:], strict=True):
         dated = level in (DAY_LEVEL, MONTH_LEVEL)
-        words = {"name": name, "dates": "min(timestamp), max(timestamp)" if dated else "NULL, NULL"}
+        words = {
+            "name": name,
+            "dates": "min(timestamp), max(timestamp)" if dated else "NULL, NULL",
+            "users": "0" if level == WEEK_LEVEL else "sum(users)",
+        }
         numbers = {"level": level, "lower": SUMMED_UP[level]}
         for columns, counted, found in (
             (f"class, hits, {FLAGS}", TOTALS, TOTALS_FOUND),

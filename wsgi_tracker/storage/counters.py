@@ -77,10 +77,11 @@ CREATE TEMP TABLE total_changes (level INTEGER, bucket INTEGER, class_id INTEGER
     users_month INTEGER, users INTEGER);
 CREATE TEMP TABLE hit_changes (level INTEGER, bucket INTEGER, endpoint_id INTEGER,
     class_id INTEGER, hits INTEGER, users INTEGER, first INTEGER, last INTEGER);
+CREATE TEMP TABLE appeared (level INTEGER, bucket INTEGER, endpoint TEXT, class_id INTEGER);
 CREATE TEMP TABLE resized (level INTEGER, bucket INTEGER, PRIMARY KEY (level, bucket)
 ) WITHOUT ROWID;
 """
-TEMPORARY_TABLES = "recent mixed slots moved total_changes hit_changes resized".split()
+TEMPORARY_TABLES = "recent mixed slots moved total_changes hit_changes appeared resized".split()
 
 CLASS_ID = """
 CASE WHEN visits.user_agent_id IS NULL THEN 1 ELSE coalesce((

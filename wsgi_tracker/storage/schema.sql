@@ -121,7 +121,7 @@ CREATE TABLE hits (
     endpoint_id INTEGER NOT NULL,
     class_id INTEGER NOT NULL,
     hits INTEGER NOT NULL,
-    users INTEGER NOT NULL,  -- whose last visit of the endpoint lies here
+    users INTEGER NOT NULL,  -- whose last visit of the endpoint lies here; of weeks 0
     first INTEGER,  -- of days and months: timestamps
     last INTEGER,
     PRIMARY KEY (level, bucket, endpoint_id, class_id)
