@@ -27,9 +27,13 @@ class ChildLeavesError(Exception):
     """Raised in a child, to end it."""
 
 
-def forget_threads() -> None:
-    """In a child of gunicorn's pool: Python would wait there for a thread that is ourselves."""
+def forget_others() -> None:
+    """In a child of gunicorn's pool: at its end Python would wait for a thread that is ourselves.
+
+    And for processes that other threads of the parent had begun, which it can not.
+    """
     concurrent.futures.thread._threads_queues.clear()
+    multiprocessing.process._children.clear()  # type: ignore[attr-defined]
 
 
 def child_exits() -> None:
@@ -43,7 +47,7 @@ def interpreter_exits() -> None:
     """Fork a child that runs its parent's exit handlers, and frees all that it inherited."""
     pid = os.fork()
     if not pid:
-        forget_threads()
+        forget_others()
         ctypes.pythonapi.Py_Exit(0)
     _reap(pid)
 
@@ -57,7 +61,7 @@ def child_raises() -> None:
 
 
 def process_ends() -> None:
-    process = multiprocessing.get_context("fork").Process(target=forget_threads)
+    process = multiprocessing.get_context("fork").Process(target=forget_others)
     process.start()
     process.join()
     if process.exitcode:
