@@ -12,7 +12,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -53,6 +52,7 @@ class Server:
         self._listening_line = re.compile(listening, re.DOTALL)
         self._folder = folder
         self._loaded_line = loaded
+        self._logged = threading.Condition()
         self.log = ""
 
     def __enter__(self) -> Server:
@@ -99,7 +99,9 @@ class Server:
         assert self.process.stderr is not None
         begin = len(self.log)
         for line in self.process.stderr:
-            self.log += line
+            with self._logged:
+                self.log += line
+                self._logged.notify_all()
             if not self.port and (match := self._listening_line.search(self.log, begin)):
                 self.port = int(match[1])
                 self._listening.set()
@@ -116,11 +118,12 @@ class Server:
 
     def _wait_for_workers(self) -> None:
         """Let workers load: uWSGI's do not hear it if they are told to end meanwhile."""
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        while any(self._loaded_line.format(pid=pid) not in self.log for pid in self.workers()):
-            if time.monotonic() > deadline:
+        with self._logged:
+            if not self._logged.wait_for(self._are_loaded, PATIENCE_SECONDS):
                 raise TimeoutError(f"a worker does not load:\n{self.log}")
-            time.sleep(0.01)
+
+    def _are_loaded(self) -> bool:
+        return all(self._loaded_line.format(pid=pid) in self.log for pid in self.workers())
 
     def stop(self, signum: signal.Signals = signal.SIGTERM) -> int:
         """End it as an operator would; return its exit status."""

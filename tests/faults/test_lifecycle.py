@@ -83,6 +83,6 @@ def test_worker_that_blocks_beyond_its_timeout_loses_nothing(
     check(load, tmp_path, killed=True)
     with closing(sqlite3.connect(tmp_path / "visits.db")) as database:
         blocked = database.execute(
-            "SELECT status, error FROM user_visits WHERE endpoint = ?", (f"/b/{BLOCKED}",)
+            "SELECT status, error FROM user_visits WHERE path = ?", (f"/b/{BLOCKED}",)
         ).fetchall()
     assert blocked == [(500, "SystemExit")]
