@@ -43,6 +43,15 @@ def host(tmp_path: Path) -> Iterator[Any]:
 
 
 @pytest.fixture
+def db(tmp_path: Path) -> Iterator[Any]:
+    from counting import Counted
+
+    db = Counted(tmp_path)
+    yield db
+    db.storage.close()
+
+
+@pytest.fixture
 def spool_clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Return the monotonic clock of spools; tests set its only item."""
     now = [1000.0]

@@ -62,6 +62,21 @@ def test_token_decides_where_there_is_one(
         assert "right" not in json.dumps(document)
 
 
+@pytest.mark.parametrize(
+    ("header", "told"),
+    [
+        pytest.param("Bearer wrong", "what it holds is no token that is set here", id="token"),
+        pytest.param("Basic dXNlcjpyaWdodA==", "what it holds is no Bearer token", id="scheme"),
+    ],
+)
+def test_refusal_tells_a_wrong_token_from_another_scheme(
+    header: str, told: str, tracked: Tracked
+) -> None:
+    _, _, document = ask(tracked(token="right"), HTTP_AUTHORIZATION=header, **GUNICORN)
+
+    assert document["error"]["message"].endswith(told)
+
+
 def test_tokens_come_from_the_environment(
     tracked: Tracked, monkeypatch: pytest.MonkeyPatch
 ) -> None:

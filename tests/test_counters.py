@@ -5,17 +5,17 @@ from __future__ import annotations
 import itertools
 import sqlite3
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from counting import BEGIN, Counted, visit
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from wsgi_tracker import Visit, open_storage
-from wsgi_tracker.agents import CLASSES, ClassFilter
+from wsgi_tracker.agents import ClassFilter
 from wsgi_tracker.errors import StorageError
 from wsgi_tracker.period import (
     DAY,
@@ -24,16 +24,12 @@ from wsgi_tracker.period import (
     SLOT,
     Granularity,
     bucket_start,
-    load_zone,
 )
-from wsgi_tracker.storage import Batch, Storage, counted, counters, purge, raw, uncount
-from wsgi_tracker.storage.purge import first_shown, phases_for_user
+from wsgi_tracker.storage import counted, counters, purge, raw, uncount
+from wsgi_tracker.storage.purge import phases_for_user
 
-BEGIN = 1_729_814_400_000_000  # 2024-10-25, two days before clocks change in Europe
 ZONES = "UTC Europe/Berlin Asia/Kathmandu America/St_Johns Australia/Lord_Howe Pacific/Apia".split()
 AGENTS = [None, " ", "curl/8", "Googlebot/2.1", "Mozilla/5.0 (X11; rv:128.0) Firefox/128.0"]
-ONLY = [None, *map(ClassFilter, CLASSES)]
-serial = itertools.count()
 
 users = st.sampled_from([None, "a", "b", "c"])
 spans = st.sampled_from([SLOT, HOUR, DAY, 9 * DAY, 400 * DAY])
@@ -65,94 +61,6 @@ steps = st.lists(
     min_size=1,
     max_size=8,
 )
-
-
-class Counted:
-    """A storage, and what can happen to it."""
-
-    def __init__(self, folder: Path, zone: str | None = "UTC") -> None:
-        self.database = folder / "visits.db"
-        self.storage: Storage = open_storage(self.database)
-        if zone is not None:
-            self.storage.declare({"timezone": zone})
-        self.zone = load_zone(zone or "UTC")
-
-    def ingest(self, came: Iterable[Visit]) -> None:
-        data = b"".join(visit.line() for visit in came)
-        segment = str(next(serial))
-        self.storage.ingest([segment], lambda _: Batch(data, {segment: 1}), durable=False)
-
-    def forget(self, user: str) -> None:
-        for _ in self.storage._steps(phases_for_user(user)):  # type: ignore[attr-defined]
-            pass
-
-    def purge(self, before: int) -> None:
-        for _ in self.storage.purge(before):
-            pass
-
-    def keep(self, _: None) -> None:
-        """Keep visits for longer than before."""
-        self.purge(0)
-
-    def edit(self, user: str) -> None:
-        oldest = "(SELECT min(id) FROM user_visits WHERE user_hash = ?)"
-        self.sql(
-            "UPDATE user_visits SET endpoint = '/other', timestamp_us = timestamp_us + ? "
-            f"WHERE id = {oldest}",
-            HOUR,
-            user,
-        )
-
-    def delete(self, endpoint: str) -> None:
-        newest = "(SELECT max(id) FROM user_visits WHERE endpoint = ?)"
-        self.sql(f"DELETE FROM user_visits WHERE id = {newest}", endpoint)
-
-    def rebuild(self, _: None) -> None:
-        for _ in self.storage.rebuild():
-            pass
-
-    def sql(self, statement: str, *values: Any) -> list[Any]:
-        with closing(sqlite3.connect(self.database, isolation_level=None)) as connection:
-            return connection.execute(statement, values).fetchall()
-
-    def count(self) -> None:
-        while self.storage.count():
-            pass
-
-    @contextmanager
-    def reading(self) -> Iterator[sqlite3.Connection]:
-        with self.storage._file.read() as connection:  # type: ignore[attr-defined]
-            yield connection
-
-    def is_complete(self) -> bool:
-        with self.reading() as connection:
-            return counted.can_answer(connection, None)
-
-    def check_reports(self, starts: Iterable[int]) -> None:
-        """Ask the counters, and the visits, about windows with these starts."""
-        with self.reading() as connection:
-            assert counted.can_answer(connection, None)
-            floor = first_shown(connection, 0)
-            for start, only in itertools.product({max(floor, s) for s in starts}, ONLY):
-                asked = connection, start, only
-                assert counted.stats(*asked) == raw.stats(*asked)
-                assert counted.summary(*asked) == raw.summary(*asked)
-                for granularity in Granularity:
-                    question = connection, start, granularity, only
-                    assert counted.trends(*question) == raw.trends(*question)
-
-
-@pytest.fixture
-def db(tmp_path: Path) -> Iterator[Counted]:
-    db = Counted(tmp_path)
-    yield db
-    db.storage.close()
-
-
-def visit(timestamp: int, user: str | None = "a", **fields: Any) -> Visit:
-    return Visit(
-        timestamp, user, fields.pop("method", "GET"), fields.pop("endpoint", "/"), **fields
-    )
 
 
 @settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))

@@ -225,7 +225,6 @@ def test_counting_that_others_keep_us_from_is_told_and_tried_again(
         thread._count()
         problems = thread.problems
         other.execute("ROLLBACK")
-    thread._is_count_due = True
 
     assert thread._count() == 1.0
     failed, over = caplog.messages

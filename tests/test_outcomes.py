@@ -9,9 +9,9 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from counting import BEGIN, Counted, visit
 from hypothesis import example, given
 from hypothesis import strategies as st
-from test_counters import BEGIN, Counted, db, visit  # noqa: F401
 
 from wsgi_tracker import Visit
 from wsgi_tracker.agents import ClassFilter
@@ -84,7 +84,7 @@ def counts(came: list[Visit]) -> Counter[tuple[int, int]]:
 @pytest.mark.parametrize(
     "start", [0, BEGIN + 5, BEGIN + HOUR + 1, BEGIN + 3 * DAY, BEGIN + 99 * DAY]
 )
-def test_outcomes_are_those_of_the_visits(start: int, db: Counted) -> None:  # noqa: F811
+def test_outcomes_are_those_of_the_visits(start: int, db: Counted) -> None:
     db.ingest(CAME)
     within = [v for v in CAME if v.timestamp >= start]
 
@@ -97,7 +97,7 @@ def test_outcomes_are_those_of_the_visits(start: int, db: Counted) -> None:  # n
     assert [(row.endpoint, row.method) for row in counted] == [("/", "GET")] * bool(within)
 
 
-def test_outcomes_of_a_class_and_their_sums(db: Counted) -> None:  # noqa: F811
+def test_outcomes_of_a_class_and_their_sums(db: Counted) -> None:
     db.ingest([*CAME, visit(BEGIN, endpoint="/boxes", user_agent="curl/8", status=302)])
 
     (row,) = db.storage.outcomes(0, ClassFilter("tool"))
@@ -108,7 +108,7 @@ def test_outcomes_of_a_class_and_their_sums(db: Counted) -> None:  # noqa: F811
     assert everything[0].latency_us(0.5) == pytest.approx(100 * 100, rel=0.1)
 
 
-def test_outcomes_begin_at_the_floor(db: Counted, tmp_path: Path) -> None:  # noqa: F811
+def test_outcomes_begin_at_the_floor(db: Counted, tmp_path: Path) -> None:
     db.ingest(CAME)
     db.purge(BEGIN + 5 * DAY + 1)
 

@@ -57,7 +57,7 @@ class TrustedProxies:
         return _normal(client)
 
     def trust_some_of(self, network: str) -> bool:
-        """Return whether an address of this network, or of a socket where it is empty, is trusted."""
+        """Return whether an address of this network, or of a socket if it is empty, is trusted."""
         if not network:
             return self._unix
         given = ipaddress.ip_network(network)

@@ -1,7 +1,8 @@
 """What a user agent is: its class and the rule that says so, browser, system and device.
 
 The rules are those of crawler-user-agents, and some names of our own where it has none, or does not
-tell AI training from AI assistants; who none of them names is a person if ua-parser finds a browser.
+tell AI training from AI assistants; who none of them names is a person if ua-parser finds a
+browser.
 Both packages are optional, and loaded when a user agent is to be classified: who ingests none does
 not pay. Not here: which user agents are new, and where it is kept.
 """

@@ -172,7 +172,9 @@ def _unauthorized(auth: Auth, given: str | None) -> Response:
     if auth.has_token:
         message = "send the header 'Authorization: Bearer <your-api-token>'"
         if given is not None:
-            message += "; what it holds is no token that is set here"
+            is_bearer = given[:7].lower() == "bearer "
+            kind = "no token that is set here" if is_bearer else "no Bearer token"
+            message += f"; what it holds is {kind}"
     else:
         message = f"reports need a token here, and none is set: {ADVICE}"
     response = _error(HTTPStatus.UNAUTHORIZED, "unauthorized", message)

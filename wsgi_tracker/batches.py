@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 
-from .segments import COUNTS, ID_LENGTH, SUFFIX, Segment, header
+from .segments import COUNTS, HEADER_BYTES, SUFFIX, Segment
 from .storage import FINISHED, Batch, Positions
 
 MAX_COUNT = 1 << 48  # beyond this no process has counted
@@ -104,7 +104,7 @@ class BatchReader:
 
 
 def count_lines(segment: Segment, start: int, end: int) -> Counter[str]:
-    """Return how many visits there are between two line ends, as ``queued``, and what was counted."""
+    """Return how many visits are between two line ends, as ``queued``, and what was counted."""
     found: Counter[str] = Counter()
     for chunk in segment.chunks(start, end):
         visits, counts, _ = _without_counts(chunk)
@@ -138,9 +138,9 @@ def _is_of_counts(piece: bytes) -> bool:
 
 
 def unread_bytes(name: str, size: int, stored: Positions) -> int:
-    """Return how much storage lacks of a segment that cannot be opened: of most, the name is the id."""
+    """Return how much storage lacks of a segment that cannot be opened; most are named by id."""
     position = stored.get(name.removesuffix(SUFFIX), 0)
-    return 0 if position == FINISHED else max(0, size - max(position, len(header("0" * ID_LENGTH))))
+    return 0 if position == FINISHED else max(0, size - max(position, HEADER_BYTES))
 
 
 def _counts(line: bytes) -> dict[str, int] | None:

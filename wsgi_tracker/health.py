@@ -27,8 +27,8 @@ from .storage import FINISHED, Storage, StorageFacts
 STALE_SECONDS = 60
 MAX_COUNTED_BYTES = 64 << 20  # counting the lines of so many takes some 50 ms
 READABLE = "other users of this host can read the database, and addresses in it: chmod 600 it"
-# Fewer are counted within seconds by whoever ingests next.
-MANY_UNCOUNTED = 100_000
+# No more than one step of counting takes, behind the next batch.
+MANY_UNCOUNTED = 1 << 14
 UNCOUNTED = (
     "{:,} visits are still to be counted, while others come: reports are exact, and slow until then"
 )

@@ -123,9 +123,11 @@ class IngestThread:
         """Count some that was not counted as it came; return how long the next step can wait."""
         if not self._is_count_due:
             return LONGEST_PAUSE_SECONDS
-        pause = self._take_step(self._ingester.count, self._count_outage)
-        self._is_count_due = pause < LONGEST_PAUSE_SECONDS
-        return pause
+        return self._take_step(self._count_some, self._count_outage)
+
+    def _count_some(self) -> bool:
+        self._is_count_due = self._ingester.count()  # it stays due where this raises
+        return self._is_count_due
 
     def _take_step(self, step: Callable[[], bool], outage: Outage) -> float:
         """Take one, if nobody else on this host works; return how long the next one can wait."""
@@ -150,7 +152,7 @@ class IngestThread:
 
     @property
     def problems(self) -> list[str]:
-        """What keeps the thread from its work; nothing where there is to be none in this process."""
+        """What keeps the thread from its work; nothing where this process is to have none."""
         if self._stop is None:
             return [known for known in [self._start_outage.known] if known]
         outages = (self._purge_outage, self._count_outage)

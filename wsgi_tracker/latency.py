@@ -1,8 +1,9 @@
 """Latencies in logarithmic buckets: counts of any days and endpoints add up, and tell quantiles.
 
 Four buckets to each doubling: the least and the greatest latency of one are at most a factor of
-2 ** (1/4) apart, and the root of their product at most 2 ** (1/8) from either. So a quantile is at most
-9.1 % off, whatever it is. Latencies are whole microseconds: below 8 they are exact, 0 counts as 1.
+2 ** (1/4) apart, and the root of their product at most 2 ** (1/8) from either. So a quantile is at
+most 9.1 % off, whatever it is. Latencies are whole microseconds: below 8 they are exact, 0 counts
+as 1.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Mapping
 
 PER_DOUBLING = 4
 DOUBLINGS = 36  # to 19 hours
-# Bucket n holds latencies from BOUNDS[n] µs up to the next bound; the first one also 0, the last all.
+# Bucket n holds latencies from BOUNDS[n] µs up to the next bound; the first also 0, the last all.
 BOUNDS = sorted({round(2 ** (n / PER_DOUBLING)) for n in range(PER_DOUBLING * DOUBLINGS)})
 
 

@@ -66,14 +66,13 @@ class Tracker:
     ``user`` is a key of environ, or a callable on it, that names who asks. ``exclude`` holds path
     globs, methods, addresses, networks and callables. ``trusted_proxies`` are addresses, networks,
     or ``"unix"``. ``ip_addresses`` is ``"full"``, ``"truncated"`` or ``"none"``. Hours, days, weeks
-    and months are those of ``timezone``, as ``Europe/Berlin``, or where none is given of the database's, at
-    first UTC. ``identity`` is ``"permanent"`` or
-    ``"daily"``, under a random secret or one that ``secret`` derives; with
-    ``honor_privacy_signals``, who sends one is counted as a hit alone. Visits older than
-    ``retention_days`` are deleted, hourly, by a process that ingests; 0 keeps all, and the value
-    given last, by any process, holds until another is given. With ``ingest=False`` this process only
-    records, and another, or the next report, moves visits to the database. With ``fsync`` a response
-    ends only when its visit would survive a power cut, too.
+    and months are those of ``timezone``, as ``Europe/Berlin``, or where none is given of the
+    database's, at first UTC. ``identity`` is ``"permanent"`` or ``"daily"``, under a random secret
+    or one that ``secret`` derives; with ``honor_privacy_signals``, who sends one is counted as a
+    hit alone. Visits older than ``retention_days`` are deleted, hourly, by a process that ingests;
+    0 keeps all, and the value given last, by any process, holds until another is given. With
+    ``ingest=False`` this process only records, and another, or the next report, moves visits to
+    the database. With ``fsync`` a response ends only when its visit would survive a power cut, too.
     """
 
     def __init__(
@@ -299,7 +298,7 @@ def _threads_run() -> bool:
 
 
 def _imported(name: str) -> Any:
-    """Import a module; one that is missing is a mistake of who named it, not a fault of its code."""
+    """Import a module; a missing one is a mistake of who named it, not a fault of its code."""
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:

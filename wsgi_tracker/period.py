@@ -43,7 +43,7 @@ def window_start(length: int | None, now: int) -> int:
 
 @lru_cache(maxsize=16)
 def load_zone(name: str) -> tzinfo:
-    """Return the time zone of this name, as ``Europe/Berlin``; :exc:`ConfigurationError` if none."""
+    """Return the time zone of this name, as ``Europe/Berlin``, or :exc:`ConfigurationError`."""
     if name == "UTC":
         return timezone.utc
     try:

@@ -18,8 +18,8 @@ RETRY_NS = 60 * 10**9
 class Retention:
     """Have visits purged that are older than so many days; 0 keeps them for ever.
 
-    The value given last, by whichever process, holds for all of them; ``None`` gives none. ``clock()`` is nanoseconds
-    since the epoch. ``is_due`` and ``step`` are for one thread at a time.
+    The value given last, by whichever process, holds for all of them; ``None`` gives none.
+    ``clock()`` is nanoseconds since the epoch. ``is_due`` and ``step`` are for one thread at a time.
     """
 
     def __init__(self, storage: Storage, days: int | None, clock: Callable[[], int]) -> None:

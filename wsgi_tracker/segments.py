@@ -17,6 +17,7 @@ from .period import LAST_TIMESTAMP
 
 SUFFIX = ".ndjson"
 ID_LENGTH = 32
+HEADER_BYTES = len(b'{"segment":""}\n') + ID_LENGTH
 REJECTED = "rejected.ndjson"
 COUNTS = b'{"counts":'
 # A pipe in the place of a segment would wait for a writer for ever, a link may lead anywhere.
@@ -49,7 +50,7 @@ class Segment:
         self.id, self.first = self._read_header()
 
     def _read_header(self) -> tuple[str, int]:
-        start = os.pread(self._fd, len(header("0" * ID_LENGTH)), 0)
+        start = os.pread(self._fd, HEADER_BYTES, 0)
         segment = start[12 : 12 + ID_LENGTH].decode("ascii", "replace")
         # No writer's id holds a NUL, behind which some SQLite lose the rest of a JSON string.
         if start == header(segment) and segment.isalnum():
@@ -180,7 +181,7 @@ def write_whole(fd: int, data: bytes) -> None:
 
 
 def sync_folders(folder: Path) -> None:
-    """Write the names of new files to the disk: of the folder's, and its own beside the database."""
+    """Write names of new files to the disk: of the folder's, and its own beside the database."""
     for path in (folder, folder.parent):
         fd = os.open(path, os.O_RDONLY)
         try:

@@ -46,7 +46,7 @@ class Batch:
 
 
 class HardBatchError(StorageError):
-    """A batch holds so much that is no visit that sorting it out takes long; a smaller one may do."""
+    """A batch holds so much that is no visit that it takes long to sort out; a smaller may do."""
 
 
 @dataclass(frozen=True, slots=True)

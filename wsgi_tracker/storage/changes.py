@@ -37,24 +37,27 @@ CORRECT_TOTALS = """
 INSERT INTO temp.total_changes SELECT level, bucket, 0, 0, 0, -users_hour, -users_day,
     -users_week, -users_month, -users FROM temp.total_changes WHERE is_mixed AND class_id <> 0"""
 COUNT_HITS = f"""
-INSERT INTO temp.total_changes SELECT {SLOT_LEVEL}, slot, class_id, 0, :sign * count(*), 0, 0, 0, 0, 0
-FROM temp.recent GROUP BY slot, class_id"""
+INSERT INTO temp.total_changes
+SELECT {SLOT_LEVEL}, slot, class_id, 0, :sign * count(*), 0, 0, 0, 0, 0 FROM temp.recent
+GROUP BY slot, class_id"""
 _TOTALS = ["hits", *(f"users_{unit}" for unit in _UNITS), "users"]
 _SUMS = ", ".join(f"sum({name})" for name in _TOTALS)
+_ADDED = ", ".join(f"{name} = {name} + excluded.{name}" for name in _TOTALS)
 SUM_UP_TOTALS = [
-    f"INSERT INTO temp.total_changes SELECT {level}, calendar.{_NAMES[level]}, class_id, 0, {_SUMS} "
-    f"FROM temp.total_changes CROSS JOIN calendar ON slot = bucket "
+    f"INSERT INTO temp.total_changes SELECT {level}, calendar.{_NAMES[level]}, class_id, 0, "
+    f"{_SUMS} FROM temp.total_changes CROSS JOIN calendar ON slot = bucket "
     f"WHERE level = {lower} GROUP BY 2, 3"
     for level, lower in SUMMED_UP.items()
 ]
 ADD_TOTALS = f"""
 INSERT INTO totals (level, bucket, class_id, {", ".join(_TOTALS)})
 SELECT level, bucket, class_id, {_SUMS} FROM temp.total_changes GROUP BY 1, 2, 3
-ON CONFLICT (level, bucket, class_id) DO UPDATE SET {", ".join(f"{name} = {name} + excluded.{name}" for name in _TOTALS)}"""
+ON CONFLICT (level, bucket, class_id) DO UPDATE SET {_ADDED}"""
 
 CHANGE_HITS = f"""
 INSERT INTO temp.hit_changes
-SELECT {HOUR_LEVEL}, hour, endpoint_id, class_id, sum(hits), sum(users), min(timestamp), max(timestamp)
+SELECT {HOUR_LEVEL}, hour, endpoint_id, class_id, sum(hits), sum(users), min(timestamp),
+    max(timestamp)
 FROM (
     SELECT hour, endpoint_id, class_id, :sign AS hits, 0 AS users, timestamp
         FROM temp.recent CROSS JOIN calendar USING (slot)
@@ -62,8 +65,8 @@ FROM (
     UNION ALL SELECT was, endpoint_id, class_id, 0, -1, NULL FROM temp.moved
 ) WHERE hour IS NOT NULL GROUP BY 2, 3, 4"""
 CORRECT_HITS = f"""
-INSERT INTO temp.hit_changes SELECT {HOUR_LEVEL}, hour, endpoint_id, 0, 0, sum(users), NULL, NULL
-FROM (
+INSERT INTO temp.hit_changes
+SELECT {HOUR_LEVEL}, hour, endpoint_id, 0, 0, sum(users), NULL, NULL FROM (
     SELECT now AS hour, endpoint_id, -1 AS users FROM temp.moved
         WHERE class_id <> 0 AND user_id IN (SELECT user_id FROM temp.mixed)
     UNION ALL SELECT was, endpoint_id, 1 FROM temp.moved
@@ -81,10 +84,12 @@ SUM_UP_HITS = [
 _DATED = f"CASE WHEN level IN ({DAY_LEVEL}, {MONTH_LEVEL}) THEN {{}} END"
 ADD_HITS = f"""
 INSERT INTO hits (level, bucket, endpoint_id, class_id, hits, users, first, last)
-SELECT level, bucket, endpoint_id, class_id, hits, CASE WHEN level <> {WEEK_LEVEL} THEN users ELSE 0 END,
+SELECT level, bucket, endpoint_id, class_id, hits,
+    CASE WHEN level <> {WEEK_LEVEL} THEN users ELSE 0 END,
     {_DATED.format("first")}, {_DATED.format("last")} FROM temp.hit_changes
 WHERE hits <> 0 OR level <> {WEEK_LEVEL}
-ON CONFLICT (level, bucket, endpoint_id, class_id) DO UPDATE SET hits = hits + excluded.hits, users = users + excluded.users,
+ON CONFLICT (level, bucket, endpoint_id, class_id) DO UPDATE SET
+    hits = hits + excluded.hits, users = users + excluded.users,
     first = min(coalesce(first, excluded.first), coalesce(excluded.first, first)),
     last = max(coalesce(last, excluded.last), coalesce(excluded.last, last))"""
 # Buckets that an endpoint is gone from, as visits go: how many they have is counted anew.

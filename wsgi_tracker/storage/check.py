@@ -1,8 +1,8 @@
 """Whether the counters are those of the visits: all of them found anew, and compared.
 
-In other ways than they are kept: flags of last visits from all slots of all users at once. Only what
-can be asked for is compared, whole buckets from the floor on. Class 0 stands for all visitors here,
-and not for what corrects the sum over classes.
+In other ways than they are kept: flags of last visits from all slots of all users at once. Only
+what can be asked for is compared, whole buckets from the floor on. Class 0 stands for all visitors
+here, and not for what corrects the sum over classes.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """The classes of user agents in SQLite: decided once, in steps too small to hold anybody up.
 
 A new user agent has no class, and shows as unknown, until it is decided: in the transaction that
-takes in its first visit, or in short ones behind it. Where there are more than fit into the time for
-that, the rest is unknown for good, or until all are classified anew. So whoever sends a new user
-agent with every request costs the ingester some of its time, and no visit.
+takes in its first visit, or in short ones behind it. Where there are more than fit into the time
+for that, the rest is unknown for good, or until all are classified anew. So whoever sends a new
+user agent with every request costs the ingester some of its time, and no visit.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Reports from counters, and for the cut start of a window from the visits: the same as from raw rows.
+"""Reports from counters and, for the cut start of a window, from visits: the same as from raw rows.
 
 Within the caller's transaction, so that both are of one moment. Answered are questions about all
 visitors, or one class of user agents.
@@ -164,7 +164,7 @@ def is_complete(connection: sqlite3.Connection) -> bool:
 
 
 def can_answer(connection: sqlite3.Connection, only: ClassFilter | None) -> bool:
-    """Return whether counters know; not of all classes but one, as users of several do not add up."""
+    """Return whether counters know; not of all classes but one: users of several do not add up."""
     return (only is None or not only.excluded) and is_complete(connection)
 
 

@@ -3,22 +3,23 @@
 Unique users cannot be added up: who came on Monday and on Tuesday is one user of the week. But a
 window that reaches to now holds a user exactly when the user's LAST visit lies in it. So each slot
 of 15 minutes counts the users whose last visit it holds; they add up, as everybody has one last
-visit. Who came at 9:05 is counted in the slot of 9:00, and who returns at 14:10 in that of 14:00 and
-no more in the other: every window that begins by then finds one user, and any later one none.
+visit. Who came at 9:05 is counted in the slot of 9:00, and who returns at 14:10 in that of 14:00
+and no more in the other: every window that begins by then finds one user, and any later one none.
 
-The same holds within an hour, day, week or month: ``users_day`` counts those whose last visit of the
-day a slot holds. It holds even for one that a window cuts at its start, as a cut there never removes
-a last visit. For unique users of an endpoint, pairs of user and endpoint are counted likewise.
+The same holds within an hour, day, week or month: ``users_day`` counts those whose last visit of
+the day a slot holds. It holds even for one that a window cuts at its start, as a cut there never
+removes a last visit. For unique users of an endpoint, pairs of user and endpoint are counted
+likewise.
 
 ``totals`` and ``hits`` keep the sums of hours, days and months too, so that a year is a few rows. A
 window takes its first slot, or hour, from the visits themselves, and whole buckets from here.
 
-Whether a slot has a user's last visit, of all or of its day, depends on the user's next slot alone. So
-few slots can change when visits come, and ``temp.slots`` holds them: those that are new; the user's
-last one so far; and, around a new one before that, its neighbours. From these, flags of last visits
-are made twice, of the slots as they were and as they are, and the difference is added. A slot whose
-next one is not among them has the same next one as before: its flags may be wrong, but are the same
-both times, and cancel out.
+Whether a slot has a user's last visit, of all or of its day, depends on the user's next slot alone.
+So few slots can change when visits come, and ``temp.slots`` holds them: those that are new; the
+user's last one so far; and, around a new one before that, its neighbours. From these, flags of last
+visits are made twice, of the slots as they were and as they are, and the difference is added. A
+slot whose next one is not among them has the same next one as before: its flags may be wrong, but
+are the same both times, and cancel out.
 
 User agents have classes, and every row is of one. A user of several is as many users, so all of
 them together need a correction: what the user adds regardless of class, less what the classes add.
@@ -89,7 +90,8 @@ CASE WHEN visits.user_agent_id IS NULL THEN 1 ELSE coalesce((
     WHERE user_agents.id = visits.user_agent_id), 2) END"""
 FILL_RECENT = f"""
 INSERT INTO temp.recent
-SELECT user_id, endpoint_id, {CLASS_ID}, timestamp / {SLOT}, timestamp FROM visits WHERE {{which}}"""
+SELECT user_id, endpoint_id, {CLASS_ID}, timestamp / {SLOT}, timestamp
+FROM visits WHERE {{which}}"""
 NEW = "id > :counted_id AND id <= :upto AND +timestamp >= :floor"
 RECENT = FILL_RECENT.format(which=NEW)
 FIND_MIXED = """

@@ -1,4 +1,4 @@
-"""How visits went: for each day and endpoint, how many had which class of status and which latency."""
+"""How visits went: how many of a day and endpoint had which class of status and which latency."""
 
 from __future__ import annotations
 

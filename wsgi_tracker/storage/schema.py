@@ -83,7 +83,7 @@ def _maker_lock(folder: Path) -> Iterator[None]:
 
 
 def refuse_foreign(connection: sqlite3.Connection) -> None:
-    """Raise :exc:`sqlite3.DatabaseError` before anything is changed in a database that is not ours."""
+    """Raise :exc:`sqlite3.DatabaseError`, before any change, where the database is not ours."""
     if connection.execute(IS_FOREIGN).fetchone()[0]:
         raise sqlite3.DatabaseError("its tables are another program's")
 

@@ -45,7 +45,7 @@ WHERE user_id IN (SELECT user_id FROM temp.mixed)"""
 
 
 def _end(bucket: str, unit: str) -> str:
-    """Return where no visit of a bucket can lie any more: the next one that has any begins there."""
+    """Return where no visit of a bucket can lie any more: the next that has any begins there."""
     return f"""coalesce((
         SELECT slot FROM calendar WHERE slot > {bucket} AND {unit} > {bucket} ORDER BY slot LIMIT 1
     ) * {SLOT}, 9223372036854775807)"""
@@ -70,7 +70,7 @@ DELETE FROM visitors WHERE (user_id, class_id) IN (
 DELETE FROM pairs WHERE (user_id, endpoint_id, class_id) IN (
     SELECT user_id, endpoint_id, class_id FROM temp.moved)""",
 )
-# Once visits are deleted, too old ones as well: who had the last one when, and of what, goes with it.
+# Once visits are deleted, too old ones as well, who had the last one when, and of what, goes too.
 FORGET_GONE = (
     f"""
 DELETE FROM visitors WHERE user_id IN (SELECT user_id FROM temp.going) AND NOT EXISTS (
@@ -101,6 +101,7 @@ FROM calendar CROSS JOIN hits AS days ON days.level = {DAY_LEVEL} AND days.bucke
     AND days.endpoint_id = hits.endpoint_id AND days.class_id = hits.class_id
 WHERE slot >= hits.bucket AND slot < hits.bucket + {_LONGEST[MONTH_LEVEL]}
 AND slot = day AND month = hits.bucket"""
+# Whose first or last visit may be among those that went; all others keep theirs.
 _LOST_AN_END = """
 (level, bucket, endpoint_id, class_id) IN (
     SELECT level, bucket, endpoint_id, class_id FROM temp.hit_changes AS change
