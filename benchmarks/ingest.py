@@ -3,8 +3,9 @@
     python benchmarks/ingest.py [--visits 200000] [--rows 1000000] [--paths 100000] [--rounds 3]
 
 Visits are written to segments by the package's own Spool, a chunk at a time; only moving them is
-timed, by the package's own Ingester, in one thread. With ``--rows`` the database holds that many
-visits of the same kind before; they are made once and copied for every round.
+timed, by the package's own Ingester, in one thread, and counting them. With ``--rows`` the
+database holds that many visits of the same kind before; they are made once and copied for every
+round.
 
 The visits (see :func:`visits`) are one growing site: a year with its daily cycle, users who come
 in sessions of about 4 visits and of whom few come often (44,000 distinct ones in a million
@@ -152,6 +153,7 @@ def drain(database: Path, visits: Iterable[Visit]) -> Drained:
                     raise OSError("the spool did not take a line")
             _move(ingester, total)
             total.visits += len(chunk)
+        _move(ingester, total)
     finally:
         spool.close()
         storage.close()
@@ -162,6 +164,9 @@ def _move(ingester: Ingester, total: Drained) -> None:
     started, cpu_began = time.perf_counter(), time.process_time()
     while ingester.run_once():
         pass
+    while ingester.count():
+        pass
+    ingester.tidy()
     total.cpu_seconds += time.process_time() - cpu_began
     total.seconds += time.perf_counter() - started
 

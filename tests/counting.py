@@ -13,6 +13,7 @@ from wsgi_tracker import Visit, open_storage
 from wsgi_tracker.agents import CLASSES, ClassFilter
 from wsgi_tracker.period import HOUR, Granularity, load_zone
 from wsgi_tracker.storage import Batch, Storage, counted, raw
+from wsgi_tracker.storage.counters import State, read_state
 from wsgi_tracker.storage.purge import first_shown, phases_for_user
 
 BEGIN = 1_729_814_400_000_000  # 2024-10-25, two days before clocks change in Europe
@@ -66,6 +67,10 @@ class Counted:
         newest = "(SELECT max(id) FROM user_visits WHERE endpoint = ?)"
         self.sql(f"DELETE FROM user_visits WHERE id = {newest}", endpoint)
 
+    def count_some(self, _: None) -> None:
+        """Take one step."""
+        self.storage.count(enough=1)  # type: ignore[call-arg]
+
     def rebuild(self, _: None) -> None:
         for _ in self.storage.rebuild():
             pass
@@ -75,7 +80,7 @@ class Counted:
             return connection.execute(statement, values).fetchall()
 
     def count(self) -> None:
-        while self.storage.count():
+        while self.storage.count(enough=1):  # type: ignore[call-arg]
             pass
 
     @contextmanager
@@ -83,14 +88,14 @@ class Counted:
         with self.storage._file.read() as connection:  # type: ignore[attr-defined]
             yield connection
 
-    def is_complete(self) -> bool:
+    def state(self) -> State:
         with self.reading() as connection:
-            return counted.can_answer(connection, None)
+            return read_state(connection)
 
     def check_reports(self, starts: Iterable[int]) -> None:
         """Ask the counters, and the visits, about windows with these starts."""
         with self.reading() as connection:
-            assert counted.can_answer(connection, None)
+            assert read_state(connection).is_sound
             floor = first_shown(connection, 0)
             for start, only in itertools.product({max(floor, s) for s in starts}, ONLY):
                 asked = connection, start, only

@@ -25,7 +25,7 @@ from wsgi_tracker.period import (
     Granularity,
     bucket_start,
 )
-from wsgi_tracker.storage import counted, counters, purge, raw, uncount
+from wsgi_tracker.storage import counted, counters, counting, purge, raw, uncount
 from wsgi_tracker.storage.purge import phases_for_user
 
 ZONES = "UTC Europe/Berlin Asia/Kathmandu America/St_Johns Australia/Lord_Howe Pacific/Apia".split()
@@ -56,6 +56,7 @@ steps = st.lists(
         st.tuples(st.just("keep"), st.none()),
         st.tuples(st.just("edit"), st.sampled_from(["a", "b"])),
         st.tuples(st.just("delete"), st.sampled_from(["/", "/boxes"])),
+        st.tuples(st.just("count_some"), st.none()),
         st.tuples(st.just("rebuild"), st.none()),
     ),
     min_size=1,
@@ -78,10 +79,12 @@ def test_counters_are_those_of_the_visits(
         db = Counted(Path(folder), zone)
         for name, what in happened:
             getattr(db, name)(what)
-        db.count()
         edges = [bucket_start(g, BEGIN + 3 * DAY, db.zone) for g in Granularity]
+        windows = [0, BEGIN, BEGIN + DAY, *edges, *starts]
+        if db.state().is_sound:  # what came since it was counted is not
+            db.check_reports(windows)
         difference = db.storage.check()
-        db.check_reports([0, BEGIN, BEGIN + DAY, *edges, *starts])
+        db.check_reports(windows)
         db.rebuild(None)
         rebuilt = db.storage.check()
         db.storage.close()
@@ -114,27 +117,43 @@ def test_counters_kept_along_the_way_are_a_rebuilds_row_for_row(db: Counted) -> 
     ]
     for n in range(0, 400, 13):
         db.ingest(reversed(came[n : n + 13]))
+        db.count()
     db.forget("u3")
 
     def rows(table: str) -> set[Any]:
         return set(db.sql(f"SELECT * FROM {table} WHERE {ZEROS.get(table, 'true')}"))
 
-    tables = ["visitors", "pairs", *ZEROS]
+    tables = ["visitors", "pairs", "latest", *ZEROS]
     kept = {table: rows(table) for table in tables}
     db.rebuild(None)
 
     assert kept == {table: rows(table) for table in tables}
 
 
-def test_batch_is_counted_in_its_own_transaction(db: Counted) -> None:
-    db.ingest([visit(BEGIN)])  # its user agent's class is none that is to be decided
+def test_report_sees_one_moment(db: Counted) -> None:
+    db.ingest([visit(BEGIN)])
     with db.reading() as connection:
-        assert counted.is_complete(connection)
+        before = counted.summary(connection, 0, None)
         db.ingest([visit(BEGIN + 1), visit(BEGIN + 2)])
-        assert counted.summary(connection, 0, None) == raw.summary(connection, 0, None)
-        assert counted.summary(connection, 0, None).total_hits == 1
+        db.count()
+        after = counted.summary(connection, 0, None), raw.summary(connection, 0, None)
 
-    assert db.is_complete()
+    assert after == (before, before)
+    assert before.total_hits == 1
+
+
+def test_few_visits_wait_to_be_counted_and_many_do_not(
+    db: Counted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(counting, "ENOUGH", 20)
+    monkeypatch.setattr(counting, "MANY", 50)
+    uncounted = []
+    for _ in range(12):
+        db.ingest(visit(BEGIN + n) for n in range(10))
+        uncounted.append(db.state().uncounted)
+
+    # The first is of a database that knows of no counters.
+    assert uncounted == [0, 10, 20, 30, 40, 0, 10, 20, 30, 40, 0, 10]
 
 
 @pytest.mark.parametrize(
@@ -168,14 +187,15 @@ def test_reports_are_right_before_what_was_changed_by_hand_is_counted(
 ) -> None:
     db.ingest(visit(BEGIN + n, f"u{n % 3}", user_agent="curl/8") for n in range(20))
     db.ingest([visit(BEGIN + DAY, endpoint="/boxes", method="POST"), visit(BEGIN + DAY + 1)])
-    assert db.is_complete()
+    db.count()
+    assert db.state().is_complete
 
     db.sql(change)
 
-    assert not db.is_complete()
+    assert not db.state().is_complete
     expected = db.storage.stats(0), db.storage.summary(0, ClassFilter("feed"))
     db.count()
-    assert db.is_complete()
+    assert db.state().is_complete
     assert (db.storage.stats(0), db.storage.summary(0, ClassFilter("feed"))) == expected
     db.check_reports([0])
     assert db.storage.check() is None
@@ -193,6 +213,7 @@ def test_reports_are_right_before_what_was_changed_by_hand_is_counted(
         ("DELETE FROM hits WHERE level = 3", "week (week, endpoint, class"),
         ("UPDATE visitors SET last_slot = last_slot + 1", "visitors (user_id, class, last)"),
         ("DELETE FROM pairs", "pairs (user_id, endpoint_id, class, last)"),
+        ("UPDATE latest SET last = last + 1", "latest (endpoint, class, last)"),
         ("UPDATE outcomes SET status_class = 3", "outcomes (day, endpoint, status class"),
         ("UPDATE calendar SET day = day - 4", "calendar (slot, hour, day, week, month)"),
     ],
@@ -230,8 +251,8 @@ def test_visits_that_come_while_counters_are_checked_are_no_difference(
     db.ingest([visit(BEGIN)])
     count = db.storage.count
 
-    def count_too_early() -> bool:
-        more = count()
+    def count_too_early(enough: int) -> bool:
+        more = count(enough=enough)  # type: ignore[call-arg]
         db.sql(change)
         return more
 
@@ -246,8 +267,9 @@ def test_user_agent_with_the_id_of_one_that_was_purged_has_nothing_counted_anew(
     db.ingest([visit(BEGIN, user_agent="Googlebot/2.1")])
     db.ingest([visit(BEGIN, user_agent="curl/8")])
     db.ingest([visit(BEGIN + DAY, user_agent="Googlebot/2.1")])
+    db.count()
     db.purge(BEGIN + DAY)
-    assert db.is_complete()
+    assert db.state().is_complete
     changes = db.sql("SELECT value FROM settings WHERE name = 'changes'")
 
     db.ingest([visit(BEGIN + 2 * DAY, user_agent="Wget/1")])
@@ -255,7 +277,8 @@ def test_user_agent_with_the_id_of_one_that_was_purged_has_nothing_counted_anew(
 
     assert db.sql("SELECT id FROM user_agents WHERE user_agent = 'Wget/1'") == [(2,)]
     assert db.sql("SELECT value FROM settings WHERE name = 'changes'") == changes
-    assert db.is_complete()
+    db.count()
+    assert db.state().is_complete
     db.check_reports([0])
 
 
@@ -264,10 +287,11 @@ def test_forgotten_visitor_costs_no_count_of_the_others(db: Counted) -> None:
         visit(BEGIN + n * HOUR, f"u{n % 5}", user_agent=AGENTS[n % 4], endpoint=f"/{n % 7}")
         for n in range(300)
     )
+    db.count()
 
     db.forget("u1")
 
-    assert db.is_complete()  # reports are as fast as before
+    assert db.state().is_complete  # reports are as fast as before
     assert db.storage.check() is None
     assert db.storage.summary(0).total_unique_users == 4
 
@@ -275,21 +299,23 @@ def test_forgotten_visitor_costs_no_count_of_the_others(db: Counted) -> None:
 def test_visits_of_the_last_days_of_all_are_forgotten_as_others(db: Counted) -> None:
     """The last day has the two behind it, and ended too early: a report had no last access."""
     db.ingest(visit(LAST_TIMESTAMP - n * 7 * HOUR, f"u{n % 3}") for n in range(20))
+    db.count()
 
     db.forget("u1")
 
-    assert db.is_complete()
+    assert db.state().is_complete
     assert db.storage.check() is None
 
 
 def test_counters_of_what_is_purged_are_dropped(db: Counted) -> None:
-    db.ingest(visit(BEGIN + n * DAY, f"u{n}") for n in range(120))
+    db.ingest(visit(BEGIN + n * DAY, f"u{n}", endpoint=f"/{n}") for n in range(120))
+    db.count()
     before = {table: db.sql(f"SELECT count(*) FROM {table}")[0][0] for table in counters.TABLES}
 
     db.purge(BEGIN + 110 * DAY)
 
     left = {table: db.sql(f"SELECT count(*) FROM {table}")[0][0] for table in counters.TABLES}
-    assert db.is_complete()
+    assert db.state().is_complete
     assert (left["visitors"], left["pairs"]) == (10, 10)
     assert all(left[table] < before[table] / 2 for table in counters.TABLES)
     assert db.storage.check() is None
@@ -301,6 +327,7 @@ def test_nothing_tells_of_a_visit_that_was_purged_while_its_user_comes_back(db: 
 
     for hour in range(1, 9):  # as it goes by itself
         db.purge(BEGIN + hour * HOUR - HOUR // 2)
+        db.count()
         db.ingest([visit(BEGIN + DAY + hour, endpoint="/7", user_agent=AGENTS[3])])
 
     assert db.sql(f"SELECT last_hour * {SLOT} FROM pairs") == [(BEGIN + DAY,)]
@@ -330,11 +357,11 @@ def test_other_time_zone_has_all_visits_counted_anew(db: Counted) -> None:
 
     db.storage.configure({"timezone": "Europe/Berlin"})
 
-    assert not db.is_complete()
+    assert not db.state().is_complete
     for _ in range(2):
         assert [row.time_bucket for row in db.storage.trends(0, Granularity.DAY)] == ["2024-10-26"]
         db.count()
-    assert db.is_complete()
+    assert db.state().is_complete
 
 
 def test_time_zone_that_a_law_has_changed_has_all_visits_counted_anew(db: Counted) -> None:
@@ -363,10 +390,14 @@ def test_visits_are_stored_though_they_cannot_be_counted(
     db: Counted, caplog: pytest.LogCaptureFixture
 ) -> None:
     db.ingest([visit(BEGIN)])
-    db.sql("DROP TABLE totals")
+    db.count()
+    db.sql(
+        "CREATE TRIGGER refusing BEFORE INSERT ON totals BEGIN SELECT raise(ABORT, 'refused'); END"
+    )
 
-    db.ingest([visit(BEGIN + 1)])
-    db.ingest([visit(BEGIN + 2)])
+    for moment in (1, 2):
+        db.ingest([visit(BEGIN + moment)])
+        db.storage.count(enough=1)  # type: ignore[call-arg]
 
     assert len([text for text in caplog.messages if "not counted" in text]) == 1
     assert db.storage.summary(0).total_hits == 3
@@ -381,7 +412,6 @@ def test_rebuild_lets_others_write_in_between(db: Counted, monkeypatch: pytest.M
         assert db.storage.summary(0).total_hits == 60 + taken
 
     assert taken > 3
-    assert db.is_complete()
     assert db.storage.check() is None
 
 
@@ -421,6 +451,7 @@ def test_forgetting_takes_no_longer_with_twenty_times_the_endpoints(tmp_path: Pa
         )
         for moment, user in ((0, "other"), (1, "a"), (2, "other")):
             db.ingest(visit(BEGIN + n * DAY + moment, user) for n in range(1, 20))
+        db.count()
         with db.storage._file.writer() as connection:  # type: ignore[attr-defined]
             forget = next(iter(phases_for_user("a")))
             costs.append(rows_read(connection, lambda: forget(connection)))  # noqa: B023
@@ -436,9 +467,9 @@ def test_time_zone_that_is_given_later_has_all_visits_counted_anew(tmp_path: Pat
 
     db.storage.declare({"timezone": "Europe/Berlin"})
 
-    assert not db.is_complete()
+    assert not db.state().is_complete
     db.count()
     assert [row.time_bucket for row in db.storage.trends(0, Granularity.DAY)] == ["2024-10-26"]
     db.storage.declare({"timezone": "UTC"})  # which it is not any more
-    assert db.is_complete()
+    assert db.state().is_complete
     db.storage.close()

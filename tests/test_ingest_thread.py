@@ -23,7 +23,8 @@ from wsgi_tracker.ingest_thread import IngestThread
 from wsgi_tracker.own_segment import LOOK_BYTES
 from wsgi_tracker.process import new_lock
 from wsgi_tracker.retention import Retention
-from wsgi_tracker.storage import counted, counters
+from wsgi_tracker.storage import counters
+from wsgi_tracker.storage.counting import ENOUGH
 
 
 class AfterIngest(BeforeIngest):
@@ -177,8 +178,8 @@ def change_by_hand(host: Host) -> None:
 def test_thread_counts_anew_what_was_changed_by_hand(
     host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(counters, "VISITS_PER_STEP", 30)
-    host.segment(many(100))
+    monkeypatch.setattr(counters, "VISITS_PER_STEP", 1200)
+    host.segment(many(5000))
     host.ingest()
     change_by_hand(host)
     done, steps = threading.Event(), []
@@ -194,9 +195,9 @@ def test_thread_counts_anew_what_was_changed_by_hand(
     assert done.wait(30)
     thread.stop()
 
-    assert steps == [True, True, False]  # the first 30 in the transaction that stored the last
+    assert steps == [True, True, True, False]  # 1,200 had been counted behind the last batch
     with host.storage._file.read() as connection:  # type: ignore[attr-defined]
-        assert counted.is_complete(connection)
+        assert 0 < counters.read_state(connection).uncounted < ENOUGH
 
 
 def test_thread_looks_for_visits_to_count_once_it_has_ingested_some(host: Host) -> None:

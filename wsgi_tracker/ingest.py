@@ -214,6 +214,10 @@ class Ingester:
         """
         return self._storage.count()
 
+    def tidy(self) -> None:
+        """Do what is in the way of others else; it is not, meanwhile. Raises :exc:`StorageError`."""
+        self._storage.tidy()
+
     def catch_up(self, seconds: float) -> Queue:
         """Ingest, or wait for who does, all that is in the spool now; return what is left.
 

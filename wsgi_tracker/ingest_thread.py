@@ -50,6 +50,7 @@ class IngestThread:
         self._longest_rest_bytes = max_spool_bytes * SPOOL_SHARE
         self._purge_outage = Outage("visits that are too old are not purged")
         self._count_outage = Outage("reports are slow, as visits are not counted")
+        self._tidy_outage = Outage("checkpoints are left to who stores visits", forget_seconds=60.0)
         self._look_outage = Outage("nobody looks at what was ingested", forget_seconds=60.0)
         self._start_outage = Outage("visits wait in the spool for a report, or for another process")
         self._reset()
@@ -91,6 +92,7 @@ class IngestThread:
         while not stop.acquire(timeout=pause):
             pause = self._host_lock.rest_seconds(LONGEST_PAUSE_SECONDS) or self._ingest(pause, stop)
             pause = min(pause, self._purge(), self._count())
+            self._tidy()
         stopped.release()
 
     def _ingest(self, pause: float, stop: Any) -> float:
@@ -128,6 +130,14 @@ class IngestThread:
     def _count_some(self) -> bool:
         self._is_count_due = self._ingester.count()  # it stays due where this raises
         return self._is_count_due
+
+    def _tidy(self) -> None:
+        try:
+            self._ingester.tidy()
+        except StorageError:
+            pass  # whoever stores next says so
+        except Exception as error:  # the thread has other work
+            self._tidy_outage.report_bug(error)
 
     def _take_step(self, step: Callable[[], bool], outage: Outage) -> float:
         """Take one, if nobody else on this host works; return how long the next one can wait."""

@@ -112,11 +112,14 @@ class Storage(Protocol):
         """
 
     def count(self) -> bool:
-        """Count some of the visits that are not counted yet; True if more are left.
+        """Count some of the visits that are not counted yet, if they are many; True if more are left.
 
-        Whoever ingests does it along the way; here it makes up for what somebody changed by hand,
-        and for databases of earlier releases. Reports are slower until then, and as exact.
+        Whoever ingests does it between two batches. Until then reports look at each of them, and
+        are as exact.
         """
+
+    def tidy(self) -> None:
+        """Do what would else make somebody wait who stores visits; others may do so meanwhile."""
 
     def rebuild(self) -> Iterator[None]:
         """Count all visits anew: a step each time the iterator is advanced, as in :meth:`purge`."""

@@ -83,6 +83,9 @@ LAST_FOUND = f"""
 {VISITS} SELECT {{keys}}, class_id, max(calendar.{{unit}}) AS last
 FROM visit JOIN calendar USING (slot) WHERE user_id IS NOT NULL
 GROUP BY {{keys}}, class_id HAVING last >= :{{unit}}"""
+LATEST = "SELECT endpoint_id, class_id, last FROM latest WHERE last >= :floor"
+LATEST_FOUND = f"""
+{VISITS} SELECT endpoint_id, class_id, max(timestamp) FROM visit GROUP BY 1, 2"""
 OUTCOMES = """
 SELECT day, endpoint_id, status_class, latency, hits FROM outcomes WHERE day >= :day"""
 OUTCOMES_FOUND = f"""
@@ -145,4 +148,5 @@ def _comparisons() -> Iterator[tuple[str, str, str]]:
                 counted.format(**words, **numbers),
                 found.format(**words, **numbers),
             )
+    yield "latest (endpoint, class, last)", LATEST, LATEST_FOUND
     yield "outcomes (day, endpoint, status class, latency, hits)", OUTCOMES, OUTCOMES_FOUND

@@ -1,22 +1,27 @@
-"""Reports from counters and, for the cut start of a window, from visits: the same as from raw rows.
+"""Reports from counters, and from visits for both ends of a window: the same as from raw rows.
 
-Within the caller's transaction, so that both are of one moment. Answered are questions about all
+At its start, for the hour or slot that it cuts; at the other end, for those that came since others
+were counted. A user among them is a unique one unless the window has a visit of the user's that is
+counted, and ``visitors`` and ``pairs`` tell that by the last one.
+
+Within the caller's transaction, so that all is of one moment. Answered are questions about all
 visitors, or one class of user agents.
 """
 
 from __future__ import annotations
 
+import json
 import sqlite3
-from dataclasses import dataclass
-from datetime import tzinfo
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import TypeAlias
 
 from ..agents import ClassFilter
 from ..period import SLOT, Granularity, bucket_label, bucket_start, first_whole, next_bucket
 from ..reports import EndpointStats, Summary, TrendBucket
-from .calendar import read_zone
 from .changes import DAY_LEVEL, HOUR_LEVEL, MONTH_LEVEL, SLOT_LEVEL, WEEK_LEVEL
-from .classes import class_condition, class_value
 from .counters import read_state
+from .window import Window
 
 LEVEL = {
     Granularity.HOUR: HOUR_LEVEL,
@@ -24,13 +29,10 @@ LEVEL = {
     Granularity.WEEK: WEEK_LEVEL,
     Granularity.MONTH: MONTH_LEVEL,
 }
-CLASS_ID = "SELECT id FROM classes WHERE class = ?"
-NO_CLASS = -1
 LONGEST_HOUR = 8  # slots, and more than any is
+# Of buckets: the first slot, hits, users, endpoints; what is of one bucket adds up.
+Rows: TypeAlias = Iterable[tuple[int, int, int, int]]
 
-# Of a window's start: the visits that no whole hour, or slot, holds. Hours then reach to the day's
-# end, days to the month's end, and months to the end of all. {rows} says of which class.
-EDGE = f"timestamp >= :start AND timestamp < :{{end}} * {SLOT} AND {{only}}"
 STATS = f"""
 WITH parts AS (
     SELECT endpoint_id, hits, users, first, last, NULL AS hour FROM hits
@@ -51,6 +53,19 @@ WITH parts AS (
         SELECT max(last_hour) FROM pairs WHERE pairs.user_id = came.user_id
         AND pairs.endpoint_id = came.endpoint_id AND {{rows}}
     ) GROUP BY endpoint_id
+    UNION ALL
+    SELECT endpoint_id, count(*), 0, min(timestamp), max(timestamp), NULL
+    FROM visits NOT INDEXED WHERE {{new}} GROUP BY endpoint_id
+    UNION ALL
+    SELECT endpoint_id, 0, count(*), NULL, NULL, NULL FROM (
+        SELECT DISTINCT endpoint_id, user_id FROM visits NOT INDEXED
+        WHERE {{new}} AND user_id IS NOT NULL
+    ) AS came WHERE :hour > coalesce((
+        SELECT max(last_hour) FROM pairs WHERE pairs.user_id = came.user_id
+        AND pairs.endpoint_id = came.endpoint_id AND {{rows}}), -1)
+    AND NOT EXISTS (SELECT 1 FROM visits WHERE visits.user_id = came.user_id
+        AND visits.endpoint_id = came.endpoint_id AND {{edge}})
+    GROUP BY endpoint_id
 ), sums AS (
     SELECT endpoint_id, sum(hits) AS hits, sum(users) AS users, min(first) AS first,
         max(last) AS last, min(hour) AS first_hour, max(hour) AS last_hour
@@ -68,20 +83,48 @@ SELECT endpoint, method, hits, users,
     ) ELSE last END
 FROM sums CROSS JOIN endpoints ON endpoints.id = endpoint_id
 ORDER BY hits DESC, endpoint, method"""
-USERS = f"""
-SELECT coalesce(sum(users), 0) FROM (
-    SELECT users FROM totals
+TOTALS = f"""
+SELECT coalesce(sum(hits), 0), coalesce(sum(users), 0) FROM (
+    SELECT hits, users FROM totals
     WHERE level = {SLOT_LEVEL} AND bucket >= :slot AND bucket < :day AND {{rows}}
     UNION ALL
-    SELECT users FROM totals
+    SELECT hits, users FROM totals
     WHERE level = {DAY_LEVEL} AND bucket >= :day AND bucket < :month AND {{rows}}
     UNION ALL
-    SELECT users FROM totals WHERE level = {MONTH_LEVEL} AND bucket >= :month AND {{rows}}
+    SELECT hits, users FROM totals WHERE level = {MONTH_LEVEL} AND bucket >= :month AND {{rows}}
     UNION ALL
-    SELECT count(*) FROM (
+    SELECT count(*), 0 FROM visits WHERE {{edge}}
+    UNION ALL
+    SELECT 0, count(*) FROM (
         SELECT DISTINCT user_id FROM visits WHERE {{edge}} AND user_id IS NOT NULL
     ) AS came WHERE :cut_slot = (
-        SELECT max(last_slot) FROM visitors WHERE visitors.user_id = came.user_id AND {{rows}}))"""
+        SELECT max(last_slot) FROM visitors WHERE visitors.user_id = came.user_id AND {{rows}})
+    UNION ALL
+    SELECT count(*), 0 FROM visits NOT INDEXED WHERE {{new}}
+    UNION ALL
+    SELECT 0, count(*) FROM (
+        SELECT DISTINCT user_id FROM visits NOT INDEXED WHERE {{new}} AND user_id IS NOT NULL
+    ) AS came WHERE :slot > coalesce((
+        SELECT max(last_slot) FROM visitors WHERE visitors.user_id = came.user_id AND {{rows}}), -1)
+    AND NOT EXISTS (SELECT 1 FROM visits WHERE visits.user_id = came.user_id AND {{edge}}))"""
+# A window that reaches to now has an endpoint exactly when it has the endpoint's last visit.
+ENDPOINTS = """
+SELECT count(DISTINCT endpoint), max(last) FROM (
+    SELECT endpoint_id, last FROM latest WHERE last >= :start AND {rows}
+    UNION ALL
+    SELECT endpoint_id, max(timestamp) FROM visits NOT INDEXED WHERE {new} GROUP BY endpoint_id
+) CROSS JOIN endpoints ON endpoints.id = endpoint_id"""
+OLDEST = f"""
+SELECT min(timestamp) FROM (
+    SELECT min(timestamp) AS timestamp FROM visits WHERE {{edge}}
+    UNION ALL
+    SELECT min(timestamp) FROM visits NOT INDEXED WHERE {{new}}
+    UNION ALL
+    SELECT min(timestamp) FROM (
+        SELECT bucket FROM totals WHERE level = {SLOT_LEVEL} AND bucket >= :slot AND hits > 0
+        AND {{rows}} ORDER BY bucket LIMIT 1
+    ) CROSS JOIN visits ON timestamp >= bucket * {SLOT} AND timestamp < (bucket + 1) * {SLOT}
+    WHERE {{only}})"""
 BUCKETS = """
 SELECT bucket, sum(hits), sum(users_{unit}), sum(endpoints) FROM totals
 WHERE level = :level AND bucket >= :first AND {rows}
@@ -100,122 +143,116 @@ SELECT coalesce(sum(hits), 0), coalesce(sum(users), 0) FROM (
         SELECT DISTINCT user_id FROM visits WHERE {{edge}} AND user_id IS NOT NULL
     ) AS came WHERE NOT EXISTS (
         SELECT 1 FROM visits WHERE visits.user_id = came.user_id
-        AND timestamp >= :slot * {SLOT} AND timestamp < :end * {SLOT} AND {{only}}))"""
+        AND timestamp >= :slot * {SLOT} AND timestamp < :end * {SLOT}
+        AND +visits.id <= :counted_id AND {{only}}))"""
 ENDPOINTS_OF_CUT_BUCKET = f"""
 SELECT count(DISTINCT endpoint) FROM endpoints WHERE id IN (
     SELECT endpoint_id FROM visits WHERE {{edge}}
+    UNION ALL
+    SELECT endpoint_id FROM visits NOT INDEXED WHERE {{new}} AND timestamp < :end * {SLOT}
     UNION ALL
     SELECT endpoint_id FROM hits WHERE level = {HOUR_LEVEL}
     AND bucket >= :hour AND bucket < min(:day, :end) AND hits > 0 AND {{rows}}
     UNION ALL
     SELECT endpoint_id FROM hits WHERE level = {DAY_LEVEL}
     AND bucket >= :day AND bucket < :end AND hits > 0 AND {{rows}})"""
-
-
-@dataclass(frozen=True, slots=True)
-class Question:
-    """A window from ``start`` on, in ``zone``, over one class of user agents or all."""
-
-    connection: sqlite3.Connection
-    start: int
-    only: ClassFilter | None
-    zone: tzinfo
-
-    def ask(
-        self, statement: str, edge_end: str = "", unit: str = "", **values: int
-    ) -> sqlite3.Cursor:
-        """Execute a statement about it."""
-        only = class_condition(self.only)
-        text = statement.format(
-            edge=EDGE.format(end=edge_end, only=only),
-            only=only,
-            rows="true" if self.only is None else "class_id = :class_id",
-            unit=unit,
-        )
-        return self.connection.execute(text, {**self._values(), **values})
-
-    def _values(self) -> dict[str, int | str | None]:
-        # Cuts are where a whole bucket begins that is followed by whole ones only.
-        hour = first_whole(Granularity.HOUR, self.start, self.zone)
-        day = first_whole(Granularity.DAY, hour, self.zone)
-        month = first_whole(Granularity.MONTH, day, self.zone)
-        return {
-            "start": self.start,
-            "cut_slot": self.start // SLOT,
-            "cut_hour": bucket_start(Granularity.HOUR, self.start, self.zone) // SLOT,
-            "slot": -(-self.start // SLOT),
-            "hour": hour // SLOT,
-            "day": day // SLOT,
-            "month": month // SLOT,
-            "only": class_value(self.only),
-            "class_id": self._class_id(),
-        }
-
-    def _class_id(self) -> int | None:
-        if self.only is None:
-            return None
-        row = self.connection.execute(CLASS_ID, (self.only.agent_class,)).fetchone()
-        return NO_CLASS if row is None else int(row[0])
-
-
-def is_complete(connection: sqlite3.Connection) -> bool:
-    """Return whether all visits are counted."""
-    return read_state(connection).is_complete
+# What those add to their buckets that are not counted; :spans has for each slot the slots between
+# which its bucket lies, and where the window begins in it.
+NEW_SLOTS = f"SELECT DISTINCT timestamp / {SLOT} FROM visits NOT INDEXED WHERE {{new}}"
+_SPANS = """(SELECT json_extract(value, '$[0]') AS slot, json_extract(value, '$[1]') AS bucket,
+        json_extract(value, '$[2]') AS since, json_extract(value, '$[3]') AS until
+    FROM json_each(:spans) LIMIT -1 OFFSET 0) AS span"""
+NEW_OF_BUCKETS = f"""
+SELECT bucket, sum(hits), sum(user_id IS NOT NULL AND NOT EXISTS (
+    SELECT 1 FROM visits WHERE visits.user_id = came.user_id AND timestamp >= since
+    AND timestamp < until AND +visits.id <= :counted_id AND {{only}})), 0
+FROM (
+    SELECT bucket, since, until, user_id, count(*) AS hits
+    FROM visits NOT INDEXED CROSS JOIN {_SPANS} ON slot = timestamp / {SLOT}
+    WHERE {{new}} GROUP BY bucket, user_id
+) AS came GROUP BY bucket"""
+NEW_ENDPOINTS_OF_BUCKETS = f"""
+SELECT bucket, 0, 0, count(*) FROM (
+    SELECT DISTINCT bucket, endpoint
+    FROM visits NOT INDEXED CROSS JOIN {_SPANS} ON slot = timestamp / {SLOT}
+    CROSS JOIN endpoints ON endpoints.id = endpoint_id WHERE {{new}} AND bucket >= :first
+) AS came WHERE NOT EXISTS (
+    SELECT 1 FROM endpoints AS same CROSS JOIN hits ON hits.level = :level
+        AND hits.bucket = came.bucket AND hits.endpoint_id = same.id AND hits.hits > 0 AND {{rows}}
+    WHERE same.endpoint = came.endpoint
+) GROUP BY bucket"""
 
 
 def can_answer(connection: sqlite3.Connection, only: ClassFilter | None) -> bool:
     """Return whether counters know; not of all classes but one: users of several do not add up."""
-    return (only is None or not only.excluded) and is_complete(connection)
+    return (only is None or not only.excluded) and read_state(connection).is_useful
 
 
 def stats(
     connection: sqlite3.Connection, start: int, only: ClassFilter | None
 ) -> list[EndpointStats]:
     """Return one row per endpoint and method, most hits first."""
-    question = Question(connection, start, only, read_zone(connection))
-    return [EndpointStats(*row) for row in question.ask(STATS, "hour")]
+    return [EndpointStats(*row) for row in Window(connection, start, only).ask(STATS, "hour")]
 
 
 def summary(connection: sqlite3.Connection, start: int, only: ClassFilter | None) -> Summary:
     """Return the totals."""
-    question = Question(connection, start, only, read_zone(connection))
-    (users,) = question.ask(USERS, "slot").fetchone()
-    rows = stats(connection, start, only)
-    return Summary(
-        total_hits=sum(row.hit_count for row in rows),
-        total_endpoints=len({row.endpoint for row in rows}),
-        total_unique_users=users,
-        oldest_visit=min((row.first_access for row in rows), default=None),
-        newest_visit=max((row.last_access for row in rows), default=None),
-    )
+    window = Window(connection, start, only)
+    hits, users = window.ask(TOTALS, "slot").fetchone()
+    endpoints, newest = window.ask(ENDPOINTS).fetchone()
+    (oldest,) = window.ask(OLDEST, "slot").fetchone()
+    return Summary(hits, endpoints, users, oldest, newest)
 
 
 def trends(
     connection: sqlite3.Connection, start: int, granularity: Granularity, only: ClassFilter | None
 ) -> list[TrendBucket]:
     """Return the buckets that have visits, newest first."""
-    zone = read_zone(connection)
-    question = Question(connection, start, only, zone)
-    first = first_whole(granularity, start, zone)
-    rows = question.ask(
-        BUCKETS, unit=granularity.value, level=LEVEL[granularity], first=first // SLOT
-    ).fetchall()
-    cut = bucket_start(granularity, start, zone)
-    if cut < start:
-        rows += _cut_bucket(question, granularity, cut)
+    window = Window(connection, start, only)
+    figures: defaultdict[int, tuple[int, int, int]] = defaultdict(lambda: (0, 0, 0))
+    for rows in (
+        _whole_buckets(window, granularity),
+        _cut_bucket(window, granularity),
+        _new_visits(window, granularity),
+    ):
+        for bucket, hits, users, endpoints in rows:
+            known = figures[bucket]
+            figures[bucket] = (known[0] + hits, known[1] + users, known[2] + endpoints)
     return [
-        TrendBucket(bucket * SLOT, bucket_label(granularity, bucket * SLOT, zone), *figures)
-        for bucket, *figures in rows
+        TrendBucket(bucket * SLOT, bucket_label(granularity, bucket * SLOT, window.zone), *counts)
+        for bucket, counts in sorted(figures.items(), reverse=True)
+        if counts[0]
     ]
 
 
-def _cut_bucket(
-    question: Question, granularity: Granularity, cut: int
-) -> list[tuple[int, int, int, int]]:
-    """Return what a window holds of the bucket that begins before it, if there is any."""
-    end = next_bucket(granularity, cut, question.zone) // SLOT
-    hits, users = question.ask(CUT_BUCKET, "slot", granularity.value, end=end).fetchone()
-    if not hits:
-        return []
-    (endpoints,) = question.ask(ENDPOINTS_OF_CUT_BUCKET, "hour", end=end).fetchone()
-    return [(cut // SLOT, hits, users, endpoints)]
+def _whole_buckets(window: Window, granularity: Granularity) -> Rows:
+    first = first_whole(granularity, window.start, window.zone) // SLOT
+    return window.ask(BUCKETS, unit=granularity.value, level=LEVEL[granularity], first=first)
+
+
+def _cut_bucket(window: Window, granularity: Granularity) -> Rows:
+    """Yield what a window holds of the bucket that begins before it, if there is one."""
+    cut = bucket_start(granularity, window.start, window.zone)
+    if cut == window.start:
+        return
+    end = next_bucket(granularity, cut, window.zone) // SLOT
+    hits, users = window.ask(CUT_BUCKET, "slot", granularity.value, end=end).fetchone()
+    (endpoints,) = window.ask(ENDPOINTS_OF_CUT_BUCKET, "hour", end=end).fetchone()
+    yield cut // SLOT, hits, users, endpoints
+
+
+def _new_visits(window: Window, granularity: Granularity) -> Rows:
+    """Yield what visits that are not counted yet add to their buckets."""
+    spans = json.dumps([_span(window, granularity, slot) for (slot,) in window.ask(NEW_SLOTS)])
+    yield from window.ask(NEW_OF_BUCKETS, spans=spans)
+    first = first_whole(granularity, window.start, window.zone) // SLOT
+    yield from window.ask(
+        NEW_ENDPOINTS_OF_BUCKETS, spans=spans, level=LEVEL[granularity], first=first
+    )
+
+
+def _span(window: Window, granularity: Granularity, slot: int) -> tuple[int, int, int, int]:
+    """Return the slot, its bucket's first one, and the timestamps that the window has of it."""
+    bucket = bucket_start(granularity, slot * SLOT, window.zone)
+    until = next_bucket(granularity, bucket, window.zone)
+    return slot, bucket // SLOT, max(bucket, window.start), until

@@ -12,7 +12,11 @@ removes a last visit. For unique users of an endpoint, pairs of user and endpoin
 likewise.
 
 ``totals`` and ``hits`` keep the sums of hours, days and months too, so that a year is a few rows. A
-window takes its first slot, or hour, from the visits themselves, and whole buckets from here.
+window takes its first slot, or hour, from the visits themselves, and whole buckets from here. For
+endpoints the same idea needs no buckets: ``latest`` has the last visit of each.
+
+Many visits are counted at once, as that is cheaper, and those that came since are looked at by
+every report.
 
 Whether a slot has a user's last visit, of all or of its day, depends on the user's next slot alone.
 So few slots can change when visits come, and ``temp.slots`` holds them: those that are new; the
@@ -59,7 +63,7 @@ NAME_CLASSES = """
 INSERT OR IGNORE INTO classes (class) SELECT DISTINCT class FROM user_agents
 WHERE class IS NOT NULL
 AND id > coalesce((SELECT value FROM settings WHERE name = 'counted_agent_id'), 0)"""
-TABLES = "calendar visitors pairs totals hits outcomes".split()
+TABLES = "calendar visitors pairs latest totals hits outcomes".split()
 
 TEMPORARY = """
 CREATE TEMP TABLE recent (user_id INTEGER, endpoint_id INTEGER, class_id INTEGER, slot INTEGER,
@@ -169,6 +173,9 @@ ON CONFLICT (user_id, class_id) DO UPDATE SET last_slot = excluded.last_slot""",
 INSERT INTO pairs SELECT user_id, endpoint_id, class_id, now FROM temp.moved
 WHERE class_id <> 0 AND now IS NOT NULL
 ON CONFLICT (user_id, endpoint_id, class_id) DO UPDATE SET last_hour = excluded.last_hour""",
+    """
+INSERT INTO latest SELECT endpoint_id, class_id, max(timestamp) FROM temp.recent GROUP BY 1, 2
+ON CONFLICT (endpoint_id, class_id) DO UPDATE SET last = max(last, excluded.last)""",
 )
 
 
@@ -194,6 +201,11 @@ class State:
     def is_complete(self) -> bool:
         """Whether every visit is counted."""
         return self.is_sound and self.counted_id == self.newest_id
+
+    @property
+    def is_useful(self) -> bool:
+        """Whether most visits are counted; to look at all the others takes longer than at all."""
+        return self.is_sound and self.counted_id > self.newest_id // 2
 
     @property
     def uncounted(self) -> int:

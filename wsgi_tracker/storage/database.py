@@ -118,6 +118,11 @@ class Database:
                     f"its log; try again"
                 )
 
+    def checkpoint(self) -> None:
+        """Move what is in the log to the file, in nobody's way."""
+        with storage_errors(self.path):
+            self._pool.checkpoint()
+
     def close(self) -> None:
         """Close every connection; may be called twice, and used again afterwards."""
         self._pool.close()

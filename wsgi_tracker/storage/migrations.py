@@ -258,6 +258,16 @@ CREATE TABLE outcomes (
     PRIMARY KEY (day, endpoint_id, status_class, latency)
 ) WITHOUT ROWID""",
     ),
+    4: (
+        """
+CREATE TABLE latest (
+    endpoint_id INTEGER NOT NULL,
+    class_id INTEGER NOT NULL,
+    last INTEGER,  -- timestamp
+    PRIMARY KEY (endpoint_id, class_id)
+) WITHOUT ROWID""",
+        "UPDATE settings SET value = value + 1 WHERE name = 'changes'",
+    ),
 }
 
 

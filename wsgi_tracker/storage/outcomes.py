@@ -34,13 +34,16 @@ SELECT day, endpoint_id, {STATUS_CLASS}, {latency_of("duration_us")}, {{sign}} *
 FROM visits CROSS JOIN calendar ON slot = timestamp / {SLOT} WHERE {{which}} GROUP BY 1, 2, 3, 4
 ON CONFLICT (day, endpoint_id, status_class, latency) DO UPDATE SET hits = hits + excluded.hits"""
 
-# Whole days as they were counted, and what comes before them from the visits.
+# Whole days as they were counted; what comes before them, or came since, from the visits.
 READ = f"""
 SELECT endpoint, method, status_class, latency, sum(hits) FROM (
     SELECT endpoint_id, status_class, latency, hits FROM outcomes WHERE day >= :day
     UNION ALL
     SELECT endpoint_id, {STATUS_CLASS}, {latency_of("duration_us")}, count(*) FROM visits
     WHERE timestamp >= :start AND timestamp < :day * {SLOT} AND {{only}} GROUP BY 1, 2, 3
+    UNION ALL
+    SELECT endpoint_id, {STATUS_CLASS}, {latency_of("duration_us")}, count(*) FROM visits
+    NOT INDEXED WHERE id > :counted_id AND timestamp >= :day * {SLOT} AND {{only}} GROUP BY 1, 2, 3
 ) CROSS JOIN endpoints ON endpoints.id = endpoint_id
 GROUP BY endpoint, method, status_class, latency"""
 NEVER = LAST_TIMESTAMP // SLOT + 1
@@ -54,13 +57,16 @@ def count_outcomes(
 
 
 def read_outcomes(
-    connection: sqlite3.Connection, start: int, only: ClassFilter | None, *, are_counted: bool
+    connection: sqlite3.Connection, start: int, only: ClassFilter | None, counted_id: int | None
 ) -> list[EndpointOutcomes]:
-    """Return one row per endpoint and method; of a class of user agents, from the visits alone."""
+    """Return one row per endpoint and method; of a class of user agents, from the visits alone.
+
+    Visits with ids to ``counted_id``, if there is one, are those that are counted.
+    """
     day = NEVER
-    if are_counted and only is None:
+    if counted_id is not None and only is None:
         day = first_whole(Granularity.DAY, start, read_zone(connection)) // SLOT
-    values = {"start": start, "day": day, "only": class_value(only)}
+    values = {"start": start, "day": day, "counted_id": counted_id, "only": class_value(only)}
     rows = connection.execute(READ.format(only=class_condition(only)), values)
     found: dict[tuple[str, str], EndpointOutcomes] = {}
     for endpoint, method, status_class, latency, hits in rows:

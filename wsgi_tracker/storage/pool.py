@@ -22,6 +22,7 @@ from ..process import new_lock, watch_forks
 LOAN_PATIENCE_SECONDS = 1.0
 CLOSE_PATIENCE_SECONDS = 5.0
 FORK_PATIENCE_SECONDS = 5.0
+CHECKPOINTS = 3
 
 _inherited: list[sqlite3.Connection] = []
 
@@ -121,6 +122,21 @@ class ConnectionPool:
             connection.version = version(self._database)
         finally:
             lock.release()
+
+    def checkpoint(self) -> None:
+        """Move what is in the log to the file, while others read and write."""
+        with self.reader() as connection:
+            before = version(self._database)
+            # The next one to write begins the log anew only if nothing came meanwhile.
+            for _ in range(CHECKPOINTS):
+                busy, frames, moved = connection.execute("PRAGMA wal_checkpoint").fetchone()
+                if busy or moved == frames:
+                    break
+            after = version(self._database)
+            # What they remember of the file still holds.
+            for other in (*self._idle, *self._lent, *filter(None, [self._writer])):
+                if other.version == before:
+                    other.version = after
 
     def _take_idle(self) -> PooledConnection | None:
         while True:

@@ -102,6 +102,12 @@ CREATE TABLE pairs (
     last_hour INTEGER NOT NULL,
     PRIMARY KEY (user_id, endpoint_id, class_id)
 ) WITHOUT ROWID;
+CREATE TABLE latest (
+    endpoint_id INTEGER NOT NULL,
+    class_id INTEGER NOT NULL,
+    last INTEGER,  -- timestamp
+    PRIMARY KEY (endpoint_id, class_id)
+) WITHOUT ROWID;
 CREATE TABLE totals (
     level INTEGER NOT NULL,
     bucket INTEGER NOT NULL,

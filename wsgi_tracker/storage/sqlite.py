@@ -16,8 +16,8 @@ from ..visit import Visit
 from . import KeptLines, ReadBatch, StorageFacts, counted, raw
 from .check import first_difference
 from .classes import Reclassification
-from .counters import start_anew
-from .counting import Counting
+from .counters import read_state, start_anew
+from .counting import ENOUGH, Counting, is_due
 from .database import Database
 from .facts import is_readable_by_others, read_facts
 from .faults import explain, is_passing
@@ -45,6 +45,8 @@ from .settings import (
 
 OLDEST_SQLITE = (3, 34, 0)
 FORGET_EVERY_SECONDS = 3600.0
+# So that seldom one is left to SQLite, which has whoever commits behind 10,000 pages wait for it.
+VISITS_PER_CHECKPOINT = 1 << 11
 
 
 class SQLiteStorage:
@@ -70,6 +72,7 @@ class SQLiteStorage:
         self._file = Database(database, make_secret, busy_seconds=busy_seconds)
         self._counting = Counting()
         self._forget_at = 0.0
+        self._unmoved = 0  # visits that this process stored since its last checkpoint
         self._try(used_before)
         if is_readable_by_others(database):
             logger.warning("other users of this host can read %s: chmod 600 it", database)
@@ -115,6 +118,7 @@ class SQLiteStorage:
                         keeping.enter_context(kept(rejected))
                 self._file.require_current(connection)
             self._counting.after(connection)
+        self._unmoved += batch.counts["recorded"]
 
     def _forget_segments(self, connection: sqlite3.Connection) -> None:
         now = time.monotonic()
@@ -122,25 +126,31 @@ class SQLiteStorage:
             self._forget_at = now + FORGET_EVERY_SECONDS
             forget_segments(connection)
 
-    def count(self) -> bool:
+    def count(self, *, enough: int = ENOUGH) -> bool:
         """See :meth:`wsgi_tracker.storage.Storage.count`."""
         with self._file.read() as connection:
-            if counted.is_complete(connection):
+            if not is_due(connection, enough):
                 return False
         with self._file.writer() as connection:
             return self._counting.step(connection)
+
+    def tidy(self) -> None:
+        """See :meth:`wsgi_tracker.storage.Storage.tidy`."""
+        if self._unmoved >= VISITS_PER_CHECKPOINT:
+            self._unmoved = 0
+            self._file.checkpoint()
 
     def rebuild(self) -> Iterator[None]:
         """See :meth:`wsgi_tracker.storage.Storage.rebuild`."""
         with self._file.write() as connection:
             start_anew(connection)
         yield
-        while self.count():
+        while self.count(enough=1):
             yield
 
     def check(self) -> str | None:
         """See :meth:`wsgi_tracker.storage.Storage.check`."""
-        while self.count():
+        while self.count(enough=1):
             pass
         with self._file.read() as connection:
             return first_difference(connection)
@@ -192,9 +202,9 @@ class SQLiteStorage:
     def outcomes(self, start: int, only: ClassFilter | None = None) -> list[EndpointOutcomes]:
         """See :meth:`wsgi_tracker.storage.Storage.outcomes`."""
         with self._file.read() as connection:
-            are_counted = counted.is_complete(connection)
-            start = first_shown(connection, start)
-            return read_outcomes(connection, start, only, are_counted=are_counted)
+            state = read_state(connection)
+            counted_id = state.counted_id if state.is_useful else None
+            return read_outcomes(connection, first_shown(connection, start), only, counted_id)
 
     def trends(
         self, start: int, granularity: Granularity, only: ClassFilter | None = None

@@ -114,6 +114,20 @@ DATE_AGAIN = (
     f"last = (SELECT max(days.last) {_OF_MONTH}) "
     f"WHERE level = {MONTH_LEVEL} AND class_id <> 0 AND {_LOST_AN_END}",
 )
+# Behind those: of the last visit of a month, and of all months.
+LAST_AGAIN = (
+    f"""
+UPDATE latest SET last = (
+    SELECT max(hits.last) FROM totals CROSS JOIN hits ON hits.level = {MONTH_LEVEL}
+        AND hits.bucket = totals.bucket AND hits.endpoint_id = latest.endpoint_id
+        AND hits.class_id = latest.class_id WHERE totals.level = {MONTH_LEVEL})
+WHERE (endpoint_id, class_id) IN (
+    SELECT endpoint_id, class_id FROM temp.recent CROSS JOIN latest AS known
+    USING (endpoint_id, class_id) WHERE timestamp >= known.last)""",
+    """
+DELETE FROM latest WHERE last IS NULL
+AND (endpoint_id, class_id) IN (SELECT endpoint_id, class_id FROM temp.recent)""",
+)
 STILL_SOUND = """
 INSERT OR REPLACE INTO settings (name, value) VALUES
 ('counted_id', min((SELECT value FROM settings WHERE name = 'counted_id'),
@@ -122,6 +136,8 @@ INSERT OR REPLACE INTO settings (name, value) VALUES
 DROP = [
     "DELETE FROM calendar WHERE slot IN (SELECT slot FROM calendar "
     f"WHERE slot < :slot - {_LONGEST[MONTH_LEVEL]} LIMIT :limit)",
+    "DELETE FROM latest WHERE (endpoint_id, class_id) IN (SELECT endpoint_id, class_id FROM latest "
+    f"WHERE last < :slot * {SLOT} LIMIT :limit)",
     "DELETE FROM outcomes WHERE (day, endpoint_id, status_class, latency) IN (SELECT day, "
     "endpoint_id, status_class, latency FROM outcomes "
     f"WHERE day < :slot - {_LONGEST[DAY_LEVEL]} LIMIT :limit)",
@@ -156,7 +172,7 @@ def uncount(connection: sqlite3.Connection) -> bool:
     count_outcomes(connection, GOING, values, -1)
     for statement in (*FORGET_LAST, *FORGET_EMPTY):
         connection.execute(statement)
-    for statement in DATE_AGAIN:
+    for statement in (*DATE_AGAIN, *LAST_AGAIN):
         connection.execute(statement, values)
     clear(connection)
     return True

@@ -1,0 +1,73 @@
+"""A window that is asked about: which of its visits are counted, and in which buckets.
+
+Of those that are counted, all lie in whole buckets but those of its start: of the slot, or hour,
+that it cuts. Slots, or hours, then reach to the day's end, days to the month's end, and months to
+the end of all. Those that came since are not counted, wherever they lie.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+
+from ..agents import ClassFilter
+from ..period import SLOT, Granularity, bucket_start, first_whole
+from .calendar import read_zone
+from .classes import class_condition, class_value
+from .counters import read_state
+
+CLASS_ID = "SELECT id FROM classes WHERE class = ?"
+NO_CLASS = -1
+EDGE = f"""
+timestamp >= :start AND timestamp < :{{end}} * {SLOT} AND +visits.id <= :counted_id AND {{only}}"""
+NEW = "visits.id > :counted_id AND +timestamp >= :start AND {only}"
+
+
+class Window:
+    """A window from ``start`` on, over one class of user agents or all."""
+
+    def __init__(
+        self, connection: sqlite3.Connection, start: int, only: ClassFilter | None
+    ) -> None:
+        self.start = start
+        self.zone = read_zone(connection)
+        self._connection = connection
+        self._only = only
+        self._values = self._read_values()
+
+    def ask(
+        self, statement: str, edge_end: str = "", unit: str = "", **values: int | str
+    ) -> sqlite3.Cursor:
+        """Execute a statement about it: {edge} and {new} are visits, {rows} counters of the class."""
+        only = class_condition(self._only)
+        text = statement.format(
+            edge=EDGE.format(end=edge_end, only=only),
+            new=NEW.format(only=only),
+            only=only,
+            rows="true" if self._only is None else "class_id = :class_id",
+            unit=unit,
+        )
+        return self._connection.execute(text, {**self._values, **values})
+
+    def _read_values(self) -> dict[str, int | str | None]:
+        # Cuts are where a whole bucket begins that is followed by whole ones only.
+        hour = first_whole(Granularity.HOUR, self.start, self.zone)
+        day = first_whole(Granularity.DAY, hour, self.zone)
+        month = first_whole(Granularity.MONTH, day, self.zone)
+        return {
+            "start": self.start,
+            "counted_id": read_state(self._connection).counted_id,
+            "cut_slot": self.start // SLOT,
+            "cut_hour": bucket_start(Granularity.HOUR, self.start, self.zone) // SLOT,
+            "slot": -(-self.start // SLOT),
+            "hour": hour // SLOT,
+            "day": day // SLOT,
+            "month": month // SLOT,
+            "only": class_value(self._only),
+            "class_id": self._class_id(),
+        }
+
+    def _class_id(self) -> int | None:
+        if self._only is None:
+            return None
+        row = self._connection.execute(CLASS_ID, (self._only.agent_class,)).fetchone()
+        return NO_CLASS if row is None else int(row[0])
