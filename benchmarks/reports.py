@@ -48,6 +48,7 @@ import paced
 from wsgi_tracker import open_storage
 from wsgi_tracker.period import PERIODS, TREND_PERIODS, Granularity, window_start
 from wsgi_tracker.storage import counted, raw
+from wsgi_tracker.storage.counters import read_state
 
 GOAL_MS, GOAL_MS_OF_LARGE, GOAL_MS_OF_HOURS = 15, 25, 400
 LARGE = 50_000_000
@@ -175,8 +176,8 @@ def compare(database: Path, peer: Any, options: argparse.Namespace) -> dict[str,
     differences: list[str] = []
     storage = open_storage(database)
     with contextlib.closing(storage), storage._file.read() as connection:
-        if not counted.is_complete(connection):
-            differences.append("not all visits are counted")
+        if not read_state(connection).is_sound:
+            differences.append("visits are not counted")
         now = time.time_ns() // 1000
         for question in QUESTIONS:
             slowly = partial(timed, options.slow_repetitions, question.ask)
