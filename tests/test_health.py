@@ -377,7 +377,7 @@ def test_report_that_was_refused_once_leaves_no_problem_without_a_thread(
 def test_health_does_not_end_the_outage_of_reports(
     app: webtest.TestApp, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(start: int, only: object) -> None:
+    def refuse(*asked: object) -> None:
         raise StorageError("no connection")
 
     monkeypatch.setattr(app.app._storage, "summary", refuse)
@@ -502,7 +502,7 @@ def test_visits_that_are_still_to_be_counted_are_warned_of(
     for _ in range(3):
         app.get("/boxes")
     app.get("/api/tracking/summary")
-    monkeypatch.setattr("wsgi_tracker.health.MANY_UNCOUNTED", 2)
+    monkeypatch.setattr("wsgi_tracker.health.FEW_UNCOUNTED", 2)
 
     counted = app.get("/api/tracking/health").json["warnings"]
     with closing(sqlite3.connect(app.app._storage.database, isolation_level=None)) as connection:

@@ -18,13 +18,18 @@ import webtest
 from hosts import GOOD, BeforeIngest, Host, many, thread_of
 
 from wsgi_tracker import Tracker
+from wsgi_tracker.errors import StorageError
 from wsgi_tracker.ingest import Ingester
-from wsgi_tracker.ingest_thread import IngestThread
+from wsgi_tracker.ingest_thread import (
+    ASKED_SECONDS,
+    LONGEST_PAUSE_SECONDS,
+    LONGEST_PAUSE_WHILE_ASKED,
+    IngestThread,
+)
 from wsgi_tracker.own_segment import LOOK_BYTES
 from wsgi_tracker.process import new_lock
 from wsgi_tracker.retention import Retention
-from wsgi_tracker.storage import counters
-from wsgi_tracker.storage.counting import ENOUGH
+from wsgi_tracker.storage import ENOUGH_TO_COUNT, counters
 
 
 class AfterIngest(BeforeIngest):
@@ -164,8 +169,8 @@ class AfterCount:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._storage, name)
 
-    def count(self) -> Any:
-        more = self._storage.count()
+    def count(self, **options: Any) -> Any:
+        more = self._storage.count(**options)
         self._act(more)
         return more
 
@@ -197,7 +202,7 @@ def test_thread_counts_anew_what_was_changed_by_hand(
 
     assert steps == [True, True, True, False]  # 1,200 had been counted behind the last batch
     with host.storage._file.read() as connection:  # type: ignore[attr-defined]
-        assert 0 < counters.read_state(connection).uncounted < ENOUGH
+        assert 0 < counters.read_state(connection).uncounted < ENOUGH_TO_COUNT
 
 
 def test_thread_looks_for_visits_to_count_once_it_has_ingested_some(host: Host) -> None:
@@ -288,3 +293,92 @@ def test_closing_leaves_a_long_spool_to_the_next_start(
 
     assert 0 < stored < 10
     assert tracker._storage.summary(0).total_hits == 50
+
+
+def test_thread_rests_little_while_reports_are_asked_for(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("wsgi_tracker.ingest_thread.REST_PER_WORK", 1e6)
+    thread, pauses = thread_of(host, host.ingester), []
+    for asked_seconds_ago in (None, 1, ASKED_SECONDS + 1):
+        if asked_seconds_ago is not None:
+            thread.note_report()
+            thread._asked_at -= asked_seconds_ago
+        host.segment(GOOD)
+        pauses.append(thread._ingest(1.0, new_lock()))
+
+    assert pauses == [LONGEST_PAUSE_SECONDS, LONGEST_PAUSE_WHILE_ASKED, LONGEST_PAUSE_SECONDS]
+
+
+class Tidied:
+    """Real storage; ``act`` runs in place of its checkpoints."""
+
+    def __init__(self, storage: Any, act: Callable[[], None]) -> None:
+        self._storage = storage
+        self.tidy = act
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._storage, name)
+
+
+@pytest.mark.parametrize(
+    ("error", "logged"),
+    [
+        pytest.param(StorageError("the disk is full"), 0, id="outage"),
+        pytest.param(ZeroDivisionError(), 1, id="fault"),
+    ],
+)
+def test_checkpoint_that_fails_keeps_the_thread_from_nothing(
+    error: Exception, logged: int, host: Host, caplog: pytest.LogCaptureFixture
+) -> None:
+    tried = threading.Event()
+
+    def fail() -> None:
+        tried.set()
+        raise error
+
+    thread = thread_of(host, Ingester(Tidied(host.storage, fail), host.folder))
+    thread.start()
+    assert tried.wait(30)
+    host.segment(GOOD)
+    deadline = time.monotonic() + 30
+    while host.hits() < 1:
+        assert time.monotonic() < deadline
+    thread.stop()
+
+    assert sum("checkpoints are left" in text for text in caplog.messages) == logged
+
+
+def test_checkpoints_come_with_many_visits_alone(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("wsgi_tracker.storage.sqlite.VISITS_PER_CHECKPOINT", 10)
+    found = [host.database.read_bytes()]
+    for visits in (6, 6, 6):
+        host.segment(many(visits))
+        host.ingest()
+        host.storage.tidy()
+        found.append(host.database.read_bytes())
+
+    assert found[0] == found[1] != found[2] == found[3]
+
+
+def test_checkpoint_that_failed_is_tried_again(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("wsgi_tracker.storage.sqlite.VISITS_PER_CHECKPOINT", 3)
+    host.segment(many(3))
+    host.ingest()
+    before = host.database.read_bytes()
+    pool = host.storage._file._pool  # type: ignore[attr-defined]
+
+    def refuse() -> None:
+        raise sqlite3.OperationalError("disk I/O error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pool, "checkpoint", refuse)
+        with pytest.raises(StorageError, match="disk I/O"):
+            host.storage.tidy()
+    assert host.database.read_bytes() == before
+
+    host.storage.tidy()
+
+    assert host.database.read_bytes() != before

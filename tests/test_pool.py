@@ -465,3 +465,22 @@ def test_child_that_closes_first_closes_nothing_of_its_parent(
     assert is_open(reader)
     assert is_open(writer)
     assert {reader, writer} <= set(inherited)
+
+
+def test_checkpoint_moves_the_log_and_leaves_connections_as_they_are(opened: Opened) -> None:
+    with closing(sqlite3.connect(opened.database)) as connection:
+        connection.execute("PRAGMA journal_mode = WAL")
+    pool = ConnectionPool(opened.database, opened.connect)
+    with pool.writer() as writer, pool.reader() as reader:
+        reader.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        with writer:
+            writer.execute("CREATE TABLE moved (id INTEGER PRIMARY KEY)")
+    size = opened.database.stat().st_size
+
+    pool.checkpoint()
+
+    assert opened.database.stat().st_size > size
+    with pool.writer() as same_writer, pool.reader() as same_reader:
+        assert (same_writer, same_reader) == (writer, reader)
+        assert same_reader.execute("SELECT count(*) FROM moved").fetchone() == (0,)
+    pool.close()

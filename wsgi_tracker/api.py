@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, suppress
+from dataclasses import dataclass, field, replace
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,8 @@ from .ingest import Queue
 from .period import PERIODS, TREND_PERIODS, Granularity, window_start
 from .query import HEALTH, STATS, SUMMARY, TRENDS, VISITS, Parameter, parse_query
 from .reports import visit_as_json
-from .storage import Storage
+from .storage import NotIngestedError, Storage
+from .unread import UnreadLines
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
@@ -27,18 +29,32 @@ RETRY_AFTER_SECONDS = 1
 
 
 @dataclass(frozen=True, slots=True)
+class Asked:
+    """One request for a report, at ``now``; ``unread`` is to be taken along.
+
+    ``queue`` is what the report does not hold, or holds though it waits for long.
+    """
+
+    question: dict[str, Any]
+    now: int  # microseconds since the epoch
+    unread: UnreadLines | None = None
+    queue: Queue = field(default_factory=Queue)
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """One endpoint of the API: what it takes, and what answers."""
 
     parameters: Sequence[Parameter]
-    answer: Callable[[dict[str, Any], int, Queue], dict[str, Any]]
+    answer: Callable[[Asked], dict[str, Any]]
     needs_storage: bool = True
 
 
 class Api:
     """Answer requests under the prefix.
 
-    ``catch_up(seconds)`` makes storage hold every request answered before now, if it can;
+    ``open_unread()`` opens what waits in the spool to be taken along, where this process ingests by
+    itself; ``catch_up(seconds)`` makes storage hold every request answered before now, if it can.
     ``clock()`` is nanoseconds since the epoch. ``unique_users_basis`` is named where unique users
     are no people.
     """
@@ -47,6 +63,7 @@ class Api:
         self,
         storage: Storage,
         auth: Auth,
+        open_unread: Callable[[], AbstractContextManager[UnreadLines | None]],
         catch_up: Callable[[float], Queue],
         check: HealthCheck,
         clock: Callable[[], int],
@@ -55,6 +72,7 @@ class Api:
     ) -> None:
         self._storage = storage
         self._auth = auth
+        self._open_unread = open_unread
         self._catch_up = catch_up
         self._check = check
         self._clock = clock
@@ -100,28 +118,54 @@ class Api:
             response.headers["Allow"] = "GET, HEAD"
             return response
         question = parse_query(environ.get("QUERY_STRING", ""), report.parameters)
-        queue = self._catch_up(CATCH_UP_SECONDS) if report.needs_storage else Queue()
-        now = self._clock() // 1000
-        response = _json(HTTPStatus.OK, self._answer(report, question, queue, now))
+        asked = Asked(question, self._clock() // 1000)
+        if not report.needs_storage:
+            return _json(HTTPStatus.OK, report.answer(asked))
+        answer, queue = self._ask(report, asked)
+        self._outage.over()
+        response = _json(HTTPStatus.OK, answer)
         if queue.size_bytes:
             response.headers["Wsgi-Tracker-Queued"] = str(queue.size_bytes)
         return response
 
-    def _answer(
-        self, report: Report, question: dict[str, Any], queue: Queue, now: int
-    ) -> dict[str, Any]:
+    def _ask(self, report: Report, asked: Asked) -> tuple[dict[str, Any], Queue]:
+        """Answer with all that was recorded before; return what could not be taken along, too."""
+        with self._open_unread() as unread:
+            if unread is not None:
+                with suppress(NotIngestedError):
+                    return self._take_along(report, asked, unread)
+        return self._answer_behind(report, asked)
+
+    def _take_along(
+        self, report: Report, asked: Asked, unread: UnreadLines
+    ) -> tuple[dict[str, Any], Queue]:
+        answer = self._answer(report, replace(asked, unread=unread))
+        oldest = unread.oldest_timestamp
+        if not self._check.problems(oldest, asked.now):
+            return answer, Queue()
+        # A request that took long is as old, and is ingested if anything is.
+        with suppress(StorageError):
+            return self._answer_behind(report, asked)
+        asked = replace(asked, unread=unread, queue=Queue(oldest_timestamp=oldest))
+        return self._answer(report, asked), asked.queue
+
+    def _answer_behind(self, report: Report, asked: Asked) -> tuple[dict[str, Any], Queue]:
+        """Answer behind the ingest of what waits."""
+        queue = self._catch_up(CATCH_UP_SECONDS)  # it logs what stops it
+        asked = replace(asked, now=self._clock() // 1000, queue=queue)
+        return self._answer(report, asked), queue
+
+    def _answer(self, report: Report, asked: Asked) -> dict[str, Any]:
         try:
-            answer = report.answer(question, now, queue)
-        except StorageError as error:  # what stopped catch_up is logged there
+            return report.answer(asked)
+        except StorageError as error:
             self._outage.report(str(error))
             raise
-        if report.needs_storage:
-            self._outage.over()
-        return answer
 
-    def _stats(self, question: dict[str, Any], now: int, queue: Queue) -> dict[str, Any]:
-        period = question["period"]
-        rows = self._storage.stats(window_start(PERIODS[period], now), question["class"])
+    def _stats(self, asked: Asked) -> dict[str, Any]:
+        period, only = asked.question["period"], asked.question["class"]
+        start = window_start(PERIODS[period], asked.now)
+        rows = self._storage.stats(start, only, asked.unread)
         return {
             "stats": [row.as_json() for row in rows],
             "period": period,
@@ -129,17 +173,19 @@ class Api:
             **self._basis,
         }
 
-    def _summary(self, question: dict[str, Any], now: int, queue: Queue) -> dict[str, Any]:
-        period = question["period"]
-        summary = self._storage.summary(window_start(PERIODS[period], now), question["class"])
-        active = not self._check.problems(queue.oldest_timestamp, now)
+    def _summary(self, asked: Asked) -> dict[str, Any]:
+        period, only = asked.question["period"], asked.question["class"]
+        start = window_start(PERIODS[period], asked.now)
+        summary = self._storage.summary(start, only, asked.unread)
+        active = not self._check.problems(asked.queue.oldest_timestamp, asked.now)
         totals = {**summary.as_json(), "tracking_active": active}
         return {"period": period, **totals, **self._basis}
 
-    def _trends(self, question: dict[str, Any], now: int, queue: Queue) -> dict[str, Any]:
-        granularity, period = Granularity(question["granularity"]), question["period"]
-        start = window_start(TREND_PERIODS[period], now)
-        buckets = self._storage.trends(start, granularity, question["class"])
+    def _trends(self, asked: Asked) -> dict[str, Any]:
+        period, only = asked.question["period"], asked.question["class"]
+        granularity = Granularity(asked.question["granularity"])
+        start = window_start(TREND_PERIODS[period], asked.now)
+        buckets = self._storage.trends(start, granularity, only, asked.unread)
         return {
             "trends": [bucket.as_json() for bucket in buckets],
             "granularity": granularity.value,
@@ -147,12 +193,13 @@ class Api:
             **self._basis,
         }
 
-    def _visits(self, question: dict[str, Any], now: int, queue: Queue) -> dict[str, Any]:
-        visits = self._storage.visits(question["limit"], question["class"])
+    def _visits(self, asked: Asked) -> dict[str, Any]:
+        limit, only = asked.question["limit"], asked.question["class"]
+        visits = self._storage.visits(limit, only, asked.unread)
         return {"visits": [visit_as_json(visit) for visit in visits], "count": len(visits)}
 
-    def _health(self, question: dict[str, Any], now: int, queue: Queue) -> dict[str, Any]:
-        return self._check.look(now).as_json()
+    def _health(self, asked: Asked) -> dict[str, Any]:
+        return self._check.look(asked.now).as_json()
 
 
 def _json(status: HTTPStatus, document: dict[str, Any]) -> Response:

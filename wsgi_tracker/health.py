@@ -22,13 +22,11 @@ from .period import DAY, SECOND, iso_timestamp
 from .proxies import ProxyCheck
 from .segments import SUFFIX, explain_refusal, look_at_segments, segment_sizes
 from .spool import Spool
-from .storage import FINISHED, Storage, StorageFacts
+from .storage import FEW_UNCOUNTED, FINISHED, Storage, StorageFacts
 
 STALE_SECONDS = 60
 MAX_COUNTED_BYTES = 64 << 20  # counting the lines of so many takes some 50 ms
 READABLE = "other users of this host can read the database, and addresses in it: chmod 600 it"
-# No more than one step of counting takes, behind the next batch.
-MANY_UNCOUNTED = 1 << 14
 UNCOUNTED = (
     "{:,} visits are still to be counted, while others come: reports are exact, and slow until then"
 )
@@ -165,7 +163,7 @@ class HealthCheck:
             *([READABLE] if facts.is_readable_by_others else []),
             *([proxy] if proxy else []),
             *_class_warnings(facts),
-            *([UNCOUNTED.format(facts.uncounted)] if facts.uncounted > MANY_UNCOUNTED else []),
+            *([UNCOUNTED.format(facts.uncounted)] if facts.uncounted > FEW_UNCOUNTED else []),
         ]
 
 

@@ -207,6 +207,24 @@ class Ingester:
         for segment in reading.finished:
             segment.unlink()
 
+    def open_grown(self) -> list[Segment] | None:
+        """Open the segments that may hold what storage lacks, for the caller to close.
+
+        ``None`` where they are too many, or one of them cannot be read: whoever ingests says so.
+        """
+        with ExitStack() as opened:
+            try:
+                grown = self._grown()
+                if len(grown) > MAX_OPEN:
+                    return None
+                segments = self._open(grown, opened)
+            except OSError:
+                return None
+            if self._refused:
+                return None
+            opened.pop_all()
+            return segments
+
     def count(self) -> bool:
         """Count some visits that were not counted when they came; True if more are left.
 
@@ -215,7 +233,7 @@ class Ingester:
         return self._storage.count()
 
     def tidy(self) -> None:
-        """Do what is in the way of others else; it is not, meanwhile. Raises :exc:`StorageError`."""
+        """Do upkeep that would else delay who stores visits next. Raises :exc:`StorageError`."""
         self._storage.tidy()
 
     def catch_up(self, seconds: float) -> Queue:
@@ -254,14 +272,17 @@ class Ingester:
 
     def _backlog(self) -> dict[str, _LastLine]:
         """Return where each segment's last whole line ends, by its id."""
+        return {
+            segment.id: _LastLine(segment.name, end)
+            for segment, end in look_at_segments(self._folder, self._grown(), self._refuse)
+        }
+
+    def _grown(self) -> list[str]:
+        """Return the segments that may have grown since they were read to their end."""
         self._forget_now_and_then()
         hints = self._hints
         sizes = segment_sizes(self._folder)
-        grown = [name for name, size in sizes.items() if size != hints.get(name)]
-        return {
-            segment.id: _LastLine(segment.name, end)
-            for segment, end in look_at_segments(self._folder, grown, self._refuse)
-        }
+        return [name for name, size in sizes.items() if size != hints.get(name)]
 
     def _queue(self, wanted: dict[str, _LastLine], stored: Positions) -> Queue:
         size, timestamps = self._refused_bytes(), []

@@ -17,8 +17,11 @@ from .retention import Retention
 SHORTEST_PAUSE_SECONDS = 0.05
 LONGEST_PAUSE_SECONDS = 1.0
 # A batch of 50 visits costs twice the CPU per visit that one of 1,000 does, so who works much also
-# rests long and finds a large batch. Nobody waits for it: a report ingests what it needs.
+# rests long and finds a large batch. Nobody waits for it: reports read what is not ingested yet.
 REST_PER_WORK = 20
+# A report reads all that waits, at some 10 µs a visit.
+LONGEST_PAUSE_WHILE_ASKED = 0.15
+ASKED_SECONDS = 10.0
 # What one rest may gather of what the spool may hold; the rest is for a load that grows.
 SPOOL_SHARE = 1 / 8
 SHORTEST_STEP_PAUSE_SECONDS = 0.002
@@ -61,6 +64,7 @@ class IngestThread:
         self._stop: Any = None
         self._stopped: Any = None
         self._pid = os.getpid()
+        self._asked_at = -ASKED_SECONDS
         self._is_count_due = False  # only who ingests opens a database for it
 
     def _check_process(self) -> None:
@@ -90,7 +94,8 @@ class IngestThread:
     def _run(self, stop: Any, stopped: Any) -> None:
         pause = SHORTEST_PAUSE_SECONDS
         while not stop.acquire(timeout=pause):
-            pause = self._host_lock.rest_seconds(LONGEST_PAUSE_SECONDS) or self._ingest(pause, stop)
+            longest = self._longest_pause()
+            pause = self._host_lock.rest_seconds(longest) or self._ingest(min(pause, longest), stop)
             pause = min(pause, self._purge(), self._count())
             self._tidy()
         stopped.release()
@@ -101,13 +106,17 @@ class IngestThread:
         size = self._ingester.wake(stop.locked)
         if not size:
             return min(pause * 1.5, LONGEST_PAUSE_SECONDS)
-        pause = REST_PER_WORK * (time.monotonic() - began)
-        pause = min(pause, LONGEST_PAUSE_SECONDS * min(1.0, self._longest_rest_bytes / size))
+        pause = min(REST_PER_WORK * (time.monotonic() - began), self._longest_pause())
+        pause = min(pause, LONGEST_PAUSE_SECONDS * self._longest_rest_bytes / size)
         pause = max(pause, SHORTEST_PAUSE_SECONDS)
         self._host_lock.rest(pause)
         self._is_count_due = True
         self._call_on_ingest()
         return pause
+
+    def _longest_pause(self) -> float:
+        is_asked = time.monotonic() - self._asked_at < ASKED_SECONDS
+        return LONGEST_PAUSE_WHILE_ASKED if is_asked else LONGEST_PAUSE_SECONDS
 
     def _call_on_ingest(self) -> None:
         try:
@@ -159,6 +168,15 @@ class IngestThread:
             return LONGEST_PAUSE_SECONDS
         # As long as the step took, that others get their turn.
         return max(time.monotonic() - began, SHORTEST_STEP_PAUSE_SECONDS)
+
+    @property
+    def is_running(self) -> bool:
+        """Whether this process has the thread."""
+        return self._stop is not None and self._pid == os.getpid()
+
+    def note_report(self) -> None:
+        """Rest less for a while, as reports are asked for: so they find little that waits."""
+        self._asked_at = time.monotonic()
 
     @property
     def problems(self) -> list[str]:

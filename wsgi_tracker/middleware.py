@@ -7,6 +7,7 @@ import importlib
 import os
 import time
 from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -41,6 +42,7 @@ from .retention import Retention
 from .secret import Secret
 from .spool import Spool
 from .storage import database_path, open_storage
+from .unread import UnreadLines, open_unread
 from .visitors import Visitors, check_ip_addresses
 
 if TYPE_CHECKING:
@@ -146,6 +148,7 @@ class Tracker:
         self._api = Api(
             self._storage,
             auth,
+            self._open_unread,
             self._ingester.catch_up,
             HealthCheck(self._storage, self._spool, self._ingest_thread, proxy_check),
             time.time_ns,
@@ -193,6 +196,11 @@ class Tracker:
         self._ingest_thread = IngestThread(
             self._ingester, retention, folder, max_spool_bytes, on_ingest=proxy_check.look
         )
+
+    def _open_unread(self) -> AbstractContextManager[UnreadLines | None]:
+        """Open what waits in the spool, to be read by a report, if this process ingests by itself."""
+        self._ingest_thread.note_report()
+        return open_unread(self._ingester) if self._ingest_thread.is_running else nullcontext()
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Answer one request: the WSGI interface."""

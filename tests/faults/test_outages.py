@@ -81,8 +81,8 @@ def set_version(database: Path, version: int) -> None:
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
-    """A small disk for a database, its spool on another."""
-    with small_disk(tmp_path / "disk", 8) as folder:
+    """A small disk for a database and its log, its spool on another."""
+    with small_disk(tmp_path / "disk", 64) as folder:
         (tmp_path / "spool").mkdir(mode=0o700)
         (folder / "visits.db-spool").symlink_to(tmp_path / "spool")
         yield folder

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Protocol, TypeAlias
 
 from ..agents import ClassFilter
-from ..errors import ConfigurationError, Outage, StorageError
+from ..errors import ConfigurationError, Outage, StorageError, TrackerError
 from ..period import Granularity
 from ..reports import EndpointOutcomes, EndpointStats, Summary, TrendBucket
 from ..visit import Visit
@@ -23,6 +23,10 @@ from ..visit import Visit
 FINISHED = -1
 SECRET_BYTES = 32
 BUSY_SECONDS = 0.5  # a report cannot wait long
+# Visits that are worth being counted, and how many at most reports look at instead: each takes a
+# microsecond or two.
+ENOUGH_TO_COUNT = 1 << 10
+FEW_UNCOUNTED = 1 << 15
 Positions: TypeAlias = Mapping[str, int]
 
 
@@ -49,6 +53,10 @@ class HardBatchError(StorageError):
     """A batch holds so much that is no visit that it takes long to sort out; a smaller may do."""
 
 
+class NotIngestedError(TrackerError):
+    """What waits in the spool has to be ingested before this report can be made."""
+
+
 @dataclass(frozen=True, slots=True)
 class StorageFacts:
     """What storage knows of itself, at one moment.
@@ -58,8 +66,8 @@ class StorageFacts:
     ``newest_visits`` is how many of the newest visits were looked at, without those of which only
     the hit counts; ``only_address`` is the one that all of them came from, if it is one, and empty
     where none has any. ``agents_data`` names the data that classified the user agents, those that
-    are newer excepted. ``uncounted`` is how many visits are not counted yet, and never less: while
-    there are any, reports read all of their period.
+    are newer excepted. ``uncounted`` is how many visits are not counted yet, and never less; beyond
+    :data:`FEW_UNCOUNTED`, reports read all visits of their period.
     """
 
     counts: Mapping[str, int]
@@ -79,6 +87,19 @@ class StorageFacts:
 
 
 ReadBatch: TypeAlias = Callable[[Positions], Batch]
+
+
+class Unread(Protocol):
+    """What waits in segments of the spool, for a report to take along."""
+
+    @property
+    def segments(self) -> Sequence[str]:
+        """Their ids."""
+
+    def read(self, positions: Positions) -> Batch:
+        """Return what they hold beyond these positions, or raise :exc:`NotIngestedError`."""
+
+
 KeptLines: TypeAlias = Callable[[Sequence[bytes]], AbstractContextManager[object]]
 
 
@@ -86,7 +107,8 @@ class Storage(Protocol):
     """Visits, and exact answers about them.
 
     Every method may raise :exc:`StorageError`. A window's ``start`` is in microseconds since the
-    epoch; it has no end. ``only`` leaves out visits of other user agents. Safe to share between
+    epoch; it has no end. ``only`` leaves out visits of other user agents. ``unread`` are visits to
+    take along; where that cannot be done, :exc:`NotIngestedError` says so. Safe to share between
     threads, and usable after a fork.
 
     Who meets an outage that keeps visits in the spool reports it to ``outage``: however many do,
@@ -111,15 +133,15 @@ class Storage(Protocol):
         power cut when the call returns. Raises :exc:`HardBatchError`.
         """
 
-    def count(self) -> bool:
-        """Count some of the visits that are not counted yet, if they are many; True if more are left.
+    def count(self, *, enough: int = ENOUGH_TO_COUNT) -> bool:
+        """Count some of the visits that are not counted yet, if there are enough; True if more are.
 
         Whoever ingests does it between two batches. Until then reports look at each of them, and
         are as exact.
         """
 
     def tidy(self) -> None:
-        """Do what would else make somebody wait who stores visits; others may do so meanwhile."""
+        """Do upkeep that would else delay who stores visits; others may do so meanwhile."""
 
     def rebuild(self) -> Iterator[None]:
         """Count all visits anew: a step each time the iterator is advanced, as in :meth:`purge`."""
@@ -151,21 +173,31 @@ class Storage(Protocol):
     def configure(self, settings: Mapping[str, str | None]) -> None:
         """Change these settings, for every application that comes after; ``None`` forgets one."""
 
-    def stats(self, start: int, only: ClassFilter | None = None) -> list[EndpointStats]:
+    def stats(
+        self, start: int, only: ClassFilter | None = None, unread: Unread | None = None
+    ) -> list[EndpointStats]:
         """Return one row per endpoint and method, most hits first."""
 
-    def summary(self, start: int, only: ClassFilter | None = None) -> Summary:
+    def summary(
+        self, start: int, only: ClassFilter | None = None, unread: Unread | None = None
+    ) -> Summary:
         """Return the totals."""
 
     def outcomes(self, start: int, only: ClassFilter | None = None) -> list[EndpointOutcomes]:
         """Return statuses and latencies, one row per endpoint and method."""
 
     def trends(
-        self, start: int, granularity: Granularity, only: ClassFilter | None = None
+        self,
+        start: int,
+        granularity: Granularity,
+        only: ClassFilter | None = None,
+        unread: Unread | None = None,
     ) -> list[TrendBucket]:
         """Return the buckets that have visits, newest first."""
 
-    def visits(self, limit: int, only: ClassFilter | None = None) -> list[Visit]:
+    def visits(
+        self, limit: int, only: ClassFilter | None = None, unread: Unread | None = None
+    ) -> list[Visit]:
         """Return the newest visits, newest first."""
 
     def set_retention(self, days: int) -> None:

@@ -1,8 +1,7 @@
 """Whether the counters are those of the visits: all of them found anew, and compared.
 
 In other ways than they are kept: flags of last visits from all slots of all users at once. Only
-what can be asked for is compared, whole buckets from the floor on. Class 0 stands for all visitors
-here, and not for what corrects the sum over classes.
+what can be asked for is compared, whole buckets from the floor on.
 """
 
 from __future__ import annotations
@@ -43,29 +42,21 @@ SELECT slot, class_id, sum(hits), {SUMS} FROM flagged
 WHERE slot >= :slot GROUP BY slot, class_id"""
 TOTALS = f"""
 SELECT bucket, class_id, hits, {FLAGS} FROM totals
-WHERE level = {{level}} AND bucket >= :{{name}} AND class_id <> 0 AND hits <> 0
-UNION ALL SELECT bucket, 0, sum(hits), {SUMS} FROM totals
-WHERE level = {{level}} AND bucket >= :{{name}} GROUP BY bucket HAVING sum(hits) <> 0"""
+WHERE level = {{level}} AND bucket >= :{{name}} AND hits <> 0"""
 TOTALS_FOUND = f"""
 SELECT {{name}}, class_id, sum(hits), {SUMS} FROM totals JOIN calendar ON slot = bucket
-WHERE level = {{lower}} AND {{name}} >= :{{name}} AND class_id <> 0
-GROUP BY {{name}}, class_id HAVING sum(hits) <> 0
-UNION ALL SELECT {{name}}, 0, sum(hits), {SUMS} FROM totals JOIN calendar ON slot = bucket
-WHERE level = {{lower}} AND {{name}} >= :{{name}} GROUP BY {{name}} HAVING sum(hits) <> 0"""
+WHERE level = {{lower}} AND {{name}} >= :{{name}}
+GROUP BY {{name}}, class_id HAVING sum(hits) <> 0"""
 ENDPOINTS = """
 SELECT bucket, class_id, endpoints FROM totals
-WHERE level = {level} AND bucket >= :{name} AND class_id <> 0 AND hits <> 0
-UNION ALL SELECT bucket, 0, sum(endpoints) FROM totals
-WHERE level = {level} AND bucket >= :{name} GROUP BY bucket HAVING sum(hits) <> 0"""
+WHERE level = {level} AND bucket >= :{name} AND hits <> 0"""
 ENDPOINTS_FOUND = f"""
 {VISITS} SELECT {{name}}, class_id, count(DISTINCT endpoint)
 FROM everywhere JOIN calendar USING (slot) JOIN endpoints ON endpoints.id = endpoint_id
 WHERE {{name}} >= :{{name}} GROUP BY {{name}}, class_id"""
 HITS = """
 SELECT bucket, endpoint_id, class_id, hits, users, first, last FROM hits
-WHERE level = {level} AND bucket >= :{name} AND class_id <> 0 AND hits <> 0
-UNION ALL SELECT bucket, endpoint_id, 0, sum(hits), sum(users), min(first), max(last) FROM hits
-WHERE level = {level} AND bucket >= :{name} GROUP BY bucket, endpoint_id HAVING sum(hits) <> 0"""
+WHERE level = {level} AND bucket >= :{name} AND hits <> 0"""
 HITS_FOUND = f"""
 {VISITS}, last_of_pair AS (
     SELECT max({{name}}) AS bucket, endpoint_id, class_id

@@ -17,8 +17,17 @@ from collections.abc import Iterable
 from typing import TypeAlias
 
 from ..agents import ClassFilter
-from ..period import SLOT, Granularity, bucket_label, bucket_start, first_whole, next_bucket
+from ..period import (
+    LAST_TIMESTAMP,
+    SLOT,
+    Granularity,
+    bucket_label,
+    bucket_start,
+    first_whole,
+    next_bucket,
+)
 from ..reports import EndpointStats, Summary, TrendBucket
+from . import Unread
 from .changes import DAY_LEVEL, HOUR_LEVEL, MONTH_LEVEL, SLOT_LEVEL, WEEK_LEVEL
 from .counters import read_state
 from .window import Window
@@ -29,113 +38,116 @@ LEVEL = {
     Granularity.WEEK: WEEK_LEVEL,
     Granularity.MONTH: MONTH_LEVEL,
 }
-LONGEST_HOUR = 8  # slots, and more than any is
+NEVER = LAST_TIMESTAMP + 1
 # Of buckets: the first slot, hits, users, endpoints; what is of one bucket adds up.
 Rows: TypeAlias = Iterable[tuple[int, int, int, int]]
 
 STATS = f"""
 WITH parts AS (
-    SELECT endpoint_id, hits, users, first, last, NULL AS hour FROM hits
-    WHERE level = {DAY_LEVEL} AND bucket >= :day AND bucket < :month AND {{rows}}
+    SELECT endpoint_id, hits, users, first, NULL AS last, NULL AS hour FROM hits
+    WHERE level = {DAY_LEVEL} AND bucket >= :day AND bucket < :month AND class_id = :class_id
     UNION ALL
-    SELECT endpoint_id, hits, users, first, last, NULL FROM hits
-    WHERE level = {MONTH_LEVEL} AND bucket >= :month AND {{rows}}
+    SELECT endpoint_id, hits, users, first, NULL, NULL FROM hits
+    WHERE level = {MONTH_LEVEL} AND bucket >= :month AND class_id = :class_id
     UNION ALL
     SELECT endpoint_id, hits, users, NULL, NULL, CASE WHEN hits > 0 THEN bucket END FROM hits
-    WHERE level = {HOUR_LEVEL} AND bucket >= :hour AND bucket < :day AND {{rows}}
+    WHERE level = {HOUR_LEVEL} AND bucket >= :hour AND bucket < :day AND class_id = :class_id
     UNION ALL
-    SELECT endpoint_id, count(*), 0, min(timestamp), max(timestamp), NULL
+    SELECT endpoint_id, count(*), 0, min(timestamp), NULL, NULL
     FROM visits WHERE {{edge}} GROUP BY endpoint_id
     UNION ALL
     SELECT endpoint_id, 0, count(*), NULL, NULL, NULL FROM (
         SELECT DISTINCT endpoint_id, user_id FROM visits WHERE {{edge}} AND user_id IS NOT NULL
     ) AS came WHERE :cut_hour = (
         SELECT max(last_hour) FROM pairs WHERE pairs.user_id = came.user_id
-        AND pairs.endpoint_id = came.endpoint_id AND {{rows}}
+        AND pairs.endpoint_id = came.endpoint_id AND {{of}}
     ) GROUP BY endpoint_id
     UNION ALL
     SELECT endpoint_id, count(*), 0, min(timestamp), max(timestamp), NULL
-    FROM visits NOT INDEXED WHERE {{new}} GROUP BY endpoint_id
+    FROM temp.arrivals WHERE {{only}} GROUP BY endpoint_id
     UNION ALL
     SELECT endpoint_id, 0, count(*), NULL, NULL, NULL FROM (
-        SELECT DISTINCT endpoint_id, user_id FROM visits NOT INDEXED
-        WHERE {{new}} AND user_id IS NOT NULL
-    ) AS came WHERE :hour > coalesce((
-        SELECT max(last_hour) FROM pairs WHERE pairs.user_id = came.user_id
-        AND pairs.endpoint_id = came.endpoint_id AND {{rows}}), -1)
-    AND NOT EXISTS (SELECT 1 FROM visits WHERE visits.user_id = came.user_id
-        AND visits.endpoint_id = came.endpoint_id AND {{edge}})
-    GROUP BY endpoint_id
+        SELECT endpoint_id, user_id, (
+            SELECT max(last_hour) FROM pairs WHERE pairs.user_id = pair.user_id
+            AND pairs.endpoint_id = pair.endpoint_id AND {{of}}) AS last_hour
+        FROM (
+            SELECT DISTINCT endpoint_id, user_id FROM temp.arrivals
+            WHERE {{only}} AND user_id IS NOT NULL
+        ) AS pair LIMIT -1 OFFSET 0
+    ) AS came WHERE last_hour IS NULL OR last_hour < :cut_hour OR (last_hour < :hour AND NOT EXISTS (
+        SELECT 1 FROM visits WHERE visits.user_id = came.user_id
+        AND visits.endpoint_id = came.endpoint_id AND {{edge}}
+    )) GROUP BY endpoint_id
 ), sums AS (
     SELECT endpoint_id, sum(hits) AS hits, sum(users) AS users, min(first) AS first,
-        max(last) AS last, min(hour) AS first_hour, max(hour) AS last_hour
+        max(last) AS last, min(hour) AS first_hour
     FROM parts GROUP BY endpoint_id HAVING sum(hits) > 0
 )
 SELECT endpoint, method, hits, users,
-    CASE WHEN first_hour * {SLOT} < coalesce(first, first_hour * {SLOT} + 1) THEN (
+    CASE WHEN first_hour * {SLOT} < coalesce(first, {NEVER}) THEN min(coalesce(first, {NEVER}), (
         SELECT timestamp FROM visits WHERE visits.endpoint_id = sums.endpoint_id
         AND timestamp >= first_hour * {SLOT} AND {{only}} ORDER BY timestamp LIMIT 1
-    ) ELSE first END,
-    CASE WHEN last_hour * {SLOT} > coalesce(last, -1) THEN (
-        SELECT timestamp FROM visits WHERE visits.endpoint_id = sums.endpoint_id
-        AND timestamp < (last_hour + {LONGEST_HOUR}) * {SLOT} AND {{only}}
-        ORDER BY timestamp DESC LIMIT 1
-    ) ELSE last END
+    )) ELSE first END,
+    max(coalesce(last, 0), coalesce((
+        SELECT max(latest.last) FROM latest
+        WHERE latest.endpoint_id = sums.endpoint_id AND {{of}}), 0))
 FROM sums CROSS JOIN endpoints ON endpoints.id = endpoint_id
 ORDER BY hits DESC, endpoint, method"""
 TOTALS = f"""
 SELECT coalesce(sum(hits), 0), coalesce(sum(users), 0) FROM (
     SELECT hits, users FROM totals
-    WHERE level = {SLOT_LEVEL} AND bucket >= :slot AND bucket < :day AND {{rows}}
+    WHERE level = {SLOT_LEVEL} AND bucket >= :slot AND bucket < :day AND class_id = :class_id
     UNION ALL
     SELECT hits, users FROM totals
-    WHERE level = {DAY_LEVEL} AND bucket >= :day AND bucket < :month AND {{rows}}
+    WHERE level = {DAY_LEVEL} AND bucket >= :day AND bucket < :month AND class_id = :class_id
     UNION ALL
-    SELECT hits, users FROM totals WHERE level = {MONTH_LEVEL} AND bucket >= :month AND {{rows}}
+    SELECT hits, users FROM totals WHERE level = {MONTH_LEVEL} AND bucket >= :month AND class_id = :class_id
     UNION ALL
     SELECT count(*), 0 FROM visits WHERE {{edge}}
     UNION ALL
     SELECT 0, count(*) FROM (
         SELECT DISTINCT user_id FROM visits WHERE {{edge}} AND user_id IS NOT NULL
     ) AS came WHERE :cut_slot = (
-        SELECT max(last_slot) FROM visitors WHERE visitors.user_id = came.user_id AND {{rows}})
+        SELECT max(last_slot) FROM visitors WHERE visitors.user_id = came.user_id AND {{of}})
     UNION ALL
-    SELECT count(*), 0 FROM visits NOT INDEXED WHERE {{new}}
+    SELECT count(*), 0 FROM temp.arrivals WHERE {{only}}
     UNION ALL
     SELECT 0, count(*) FROM (
-        SELECT DISTINCT user_id FROM visits NOT INDEXED WHERE {{new}} AND user_id IS NOT NULL
-    ) AS came WHERE :slot > coalesce((
-        SELECT max(last_slot) FROM visitors WHERE visitors.user_id = came.user_id AND {{rows}}), -1)
-    AND NOT EXISTS (SELECT 1 FROM visits WHERE visits.user_id = came.user_id AND {{edge}}))"""
+        SELECT user_id, (
+            SELECT max(last_slot) FROM visitors WHERE visitors.user_id = user.user_id AND {{of}}
+        ) AS last_slot
+        FROM (SELECT DISTINCT user_id FROM temp.arrivals WHERE {{only}} AND user_id IS NOT NULL)
+            AS user LIMIT -1 OFFSET 0
+    ) AS came WHERE last_slot IS NULL OR last_slot < :cut_slot OR (last_slot < :slot AND NOT EXISTS (
+        SELECT 1 FROM visits WHERE visits.user_id = came.user_id AND {{edge}})))"""
 # A window that reaches to now has an endpoint exactly when it has the endpoint's last visit.
 ENDPOINTS = """
 SELECT count(DISTINCT endpoint), max(last) FROM (
-    SELECT endpoint_id, last FROM latest WHERE last >= :start AND {rows}
+    SELECT endpoint_id, last FROM latest WHERE last >= :start AND {of}
     UNION ALL
-    SELECT endpoint_id, max(timestamp) FROM visits NOT INDEXED WHERE {new} GROUP BY endpoint_id
+    SELECT endpoint_id, max(timestamp) FROM temp.arrivals WHERE {only} GROUP BY endpoint_id
 ) CROSS JOIN endpoints ON endpoints.id = endpoint_id"""
 OLDEST = f"""
 SELECT min(timestamp) FROM (
     SELECT min(timestamp) AS timestamp FROM visits WHERE {{edge}}
     UNION ALL
-    SELECT min(timestamp) FROM visits NOT INDEXED WHERE {{new}}
+    SELECT min(timestamp) FROM temp.arrivals WHERE {{only}}
     UNION ALL
     SELECT min(timestamp) FROM (
         SELECT bucket FROM totals WHERE level = {SLOT_LEVEL} AND bucket >= :slot AND hits > 0
-        AND {{rows}} ORDER BY bucket LIMIT 1
+        AND class_id = :class_id ORDER BY bucket LIMIT 1
     ) CROSS JOIN visits ON timestamp >= bucket * {SLOT} AND timestamp < (bucket + 1) * {SLOT}
     WHERE {{only}})"""
 BUCKETS = """
-SELECT bucket, sum(hits), sum(users_{unit}), sum(endpoints) FROM totals
-WHERE level = :level AND bucket >= :first AND {rows}
-GROUP BY bucket HAVING sum(hits) > 0 ORDER BY bucket DESC"""
+SELECT bucket, hits, users_{unit}, endpoints FROM totals
+WHERE level = :level AND bucket >= :first AND class_id = :class_id AND hits > 0"""
 CUT_BUCKET = f"""
 SELECT coalesce(sum(hits), 0), coalesce(sum(users), 0) FROM (
     SELECT hits, users_{{unit}} AS users FROM totals WHERE level = {SLOT_LEVEL}
-    AND bucket >= :slot AND bucket < min(:day, :end) AND {{rows}}
+    AND bucket >= :slot AND bucket < min(:day, :end) AND class_id = :class_id
     UNION ALL
     SELECT hits, users_{{unit}} FROM totals WHERE level = {DAY_LEVEL}
-    AND bucket >= :day AND bucket < :end AND {{rows}}
+    AND bucket >= :day AND bucket < :end AND class_id = :class_id
     UNION ALL
     SELECT count(*), 0 FROM visits WHERE {{edge}}
     UNION ALL
@@ -149,16 +161,16 @@ ENDPOINTS_OF_CUT_BUCKET = f"""
 SELECT count(DISTINCT endpoint) FROM endpoints WHERE id IN (
     SELECT endpoint_id FROM visits WHERE {{edge}}
     UNION ALL
-    SELECT endpoint_id FROM visits NOT INDEXED WHERE {{new}} AND timestamp < :end * {SLOT}
+    SELECT endpoint_id FROM temp.arrivals WHERE {{only}} AND timestamp < :end * {SLOT}
     UNION ALL
     SELECT endpoint_id FROM hits WHERE level = {HOUR_LEVEL}
-    AND bucket >= :hour AND bucket < min(:day, :end) AND hits > 0 AND {{rows}}
+    AND bucket >= :hour AND bucket < min(:day, :end) AND hits > 0 AND class_id = :class_id
     UNION ALL
     SELECT endpoint_id FROM hits WHERE level = {DAY_LEVEL}
-    AND bucket >= :day AND bucket < :end AND hits > 0 AND {{rows}})"""
+    AND bucket >= :day AND bucket < :end AND hits > 0 AND class_id = :class_id)"""
 # What those add to their buckets that are not counted; :spans has for each slot the slots between
 # which its bucket lies, and where the window begins in it.
-NEW_SLOTS = f"SELECT DISTINCT timestamp / {SLOT} FROM visits NOT INDEXED WHERE {{new}}"
+NEW_SLOTS = f"SELECT DISTINCT timestamp / {SLOT} FROM temp.arrivals WHERE {{only}}"
 _SPANS = """(SELECT json_extract(value, '$[0]') AS slot, json_extract(value, '$[1]') AS bucket,
         json_extract(value, '$[2]') AS since, json_extract(value, '$[3]') AS until
     FROM json_each(:spans) LIMIT -1 OFFSET 0) AS span"""
@@ -168,17 +180,17 @@ SELECT bucket, sum(hits), sum(user_id IS NOT NULL AND NOT EXISTS (
     AND timestamp < until AND +visits.id <= :counted_id AND {{only}})), 0
 FROM (
     SELECT bucket, since, until, user_id, count(*) AS hits
-    FROM visits NOT INDEXED CROSS JOIN {_SPANS} ON slot = timestamp / {SLOT}
-    WHERE {{new}} GROUP BY bucket, user_id
+    FROM temp.arrivals CROSS JOIN {_SPANS} ON slot = timestamp / {SLOT}
+    WHERE {{only}} GROUP BY bucket, user_id
 ) AS came GROUP BY bucket"""
 NEW_ENDPOINTS_OF_BUCKETS = f"""
 SELECT bucket, 0, 0, count(*) FROM (
     SELECT DISTINCT bucket, endpoint
-    FROM visits NOT INDEXED CROSS JOIN {_SPANS} ON slot = timestamp / {SLOT}
-    CROSS JOIN endpoints ON endpoints.id = endpoint_id WHERE {{new}} AND bucket >= :first
+    FROM temp.arrivals CROSS JOIN {_SPANS} ON slot = timestamp / {SLOT}
+    CROSS JOIN endpoints ON endpoints.id = endpoint_id WHERE {{only}} AND bucket >= :first
 ) AS came WHERE NOT EXISTS (
     SELECT 1 FROM endpoints AS same CROSS JOIN hits ON hits.level = :level
-        AND hits.bucket = came.bucket AND hits.endpoint_id = same.id AND hits.hits > 0 AND {{rows}}
+        AND hits.bucket = came.bucket AND hits.endpoint_id = same.id AND hits.hits > 0 AND class_id = :class_id
     WHERE same.endpoint = came.endpoint
 ) GROUP BY bucket"""
 
@@ -189,15 +201,25 @@ def can_answer(connection: sqlite3.Connection, only: ClassFilter | None) -> bool
 
 
 def stats(
-    connection: sqlite3.Connection, start: int, only: ClassFilter | None
+    connection: sqlite3.Connection,
+    start: int,
+    only: ClassFilter | None,
+    unread: Unread | None = None,
 ) -> list[EndpointStats]:
     """Return one row per endpoint and method, most hits first."""
-    return [EndpointStats(*row) for row in Window(connection, start, only).ask(STATS, "hour")]
+    return [
+        EndpointStats(*row) for row in Window(connection, start, only, unread).ask(STATS, "hour")
+    ]
 
 
-def summary(connection: sqlite3.Connection, start: int, only: ClassFilter | None) -> Summary:
+def summary(
+    connection: sqlite3.Connection,
+    start: int,
+    only: ClassFilter | None,
+    unread: Unread | None = None,
+) -> Summary:
     """Return the totals."""
-    window = Window(connection, start, only)
+    window = Window(connection, start, only, unread)
     hits, users = window.ask(TOTALS, "slot").fetchone()
     endpoints, newest = window.ask(ENDPOINTS).fetchone()
     (oldest,) = window.ask(OLDEST, "slot").fetchone()
@@ -205,10 +227,14 @@ def summary(connection: sqlite3.Connection, start: int, only: ClassFilter | None
 
 
 def trends(
-    connection: sqlite3.Connection, start: int, granularity: Granularity, only: ClassFilter | None
+    connection: sqlite3.Connection,
+    start: int,
+    granularity: Granularity,
+    only: ClassFilter | None,
+    unread: Unread | None = None,
 ) -> list[TrendBucket]:
     """Return the buckets that have visits, newest first."""
-    window = Window(connection, start, only)
+    window = Window(connection, start, only, unread)
     figures: defaultdict[int, tuple[int, int, int]] = defaultdict(lambda: (0, 0, 0))
     for rows in (
         _whole_buckets(window, granularity),

@@ -25,9 +25,8 @@ visits are made twice, of the slots as they were and as they are, and the differ
 slot whose next one is not among them has the same next one as before: its flags may be wrong, but
 are the same both times, and cancel out.
 
-User agents have classes, and every row is of one. A user of several is as many users, so all of
-them together need a correction: what the user adds regardless of class, less what the classes add.
-It stands in rows of class 0, and whoever sums over all classes includes them.
+User agents have classes, and every row is of one, or of class 0: those are all visitors. A user of
+several classes is one user of each, and one of all.
 
 All within the caller's transaction, and in SQL over sets, which lets other threads run.
 """
@@ -38,6 +37,7 @@ import sqlite3
 from dataclasses import dataclass
 
 from ..period import SLOT
+from . import FEW_UNCOUNTED
 from .calendar import fill_calendar
 from .changes import add_changes
 from .outcomes import count_outcomes
@@ -81,9 +81,10 @@ CREATE TEMP TABLE total_changes (level INTEGER, bucket INTEGER, class_id INTEGER
     is_mixed INTEGER, hits INTEGER, users_hour INTEGER, users_day INTEGER, users_week INTEGER,
     users_month INTEGER, users INTEGER);
 CREATE TEMP TABLE hit_changes (level INTEGER, bucket INTEGER, endpoint_id INTEGER,
-    class_id INTEGER, hits INTEGER, users INTEGER, first INTEGER, last INTEGER);
+    class_id INTEGER, is_mixed INTEGER, hits INTEGER, users INTEGER, first INTEGER, last INTEGER);
 CREATE TEMP TABLE appeared (level INTEGER, bucket INTEGER, endpoint TEXT, class_id INTEGER);
-CREATE TEMP TABLE resized (level INTEGER, bucket INTEGER, PRIMARY KEY (level, bucket)
+CREATE TEMP TABLE resized (level INTEGER, class_id INTEGER, bucket INTEGER,
+    PRIMARY KEY (level, class_id, bucket)
 ) WITHOUT ROWID;
 """
 TEMPORARY_TABLES = "recent mixed slots moved total_changes hit_changes appeared resized".split()
@@ -204,14 +205,16 @@ class State:
 
     @property
     def is_useful(self) -> bool:
-        """Whether most visits are counted; to look at all the others takes longer than at all."""
-        return self.is_sound and self.counted_id > self.newest_id // 2
+        """Whether reports are faster with what is counted, and every other visit looked at."""
+        return self.is_sound and self.uncounted <= FEW_UNCOUNTED
 
     @property
     def uncounted(self) -> int:
         """How many visits are not counted, at most: ids may be missing in between."""
-        counted_id = self.counted_id if self.is_sound else NOTHING
-        return max(0, self.newest_id - max(counted_id, 0))
+        if self.is_complete:
+            return 0
+        is_known = self.is_sound and self.counted_id != NOTHING
+        return max(1, self.newest_id - (self.counted_id if is_known else 0))
 
 
 def prepare_counting(connection: sqlite3.Connection) -> None:

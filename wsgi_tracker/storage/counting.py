@@ -23,9 +23,7 @@ from .faults import is_passing
 from .schema import transaction
 from .settings import note_change
 
-# Reports take a microsecond or two for each of them.
-ENOUGH = 1 << 10
-MANY = 8 * ENOUGH
+MANY = 1 << 13  # with a batch that comes on top, no more than FEW_UNCOUNTED
 
 
 class Counting:
@@ -75,7 +73,7 @@ class Counting:
         return more
 
 
-def is_due(connection: sqlite3.Connection, enough: int = ENOUGH) -> bool:
+def is_due(connection: sqlite3.Connection, enough: int) -> bool:
     """Return whether there are enough visits to count, or what was counted is so no more."""
     state = read_state(connection)
     return not state.is_sound or state.uncounted >= enough

@@ -9,6 +9,8 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 from ..errors import StorageError, logger
+from . import NotIngestedError
+from .arrivals import CREATE_ARRIVALS
 from .counters import prepare_counting
 from .faults import storage_errors
 from .intake import CREATE_BATCH
@@ -63,11 +65,17 @@ class Database:
     @contextmanager
     def read(self) -> Iterator[PooledConnection]:
         """Lend a reader within one transaction, so that a report sees one moment."""
+        put_off = None
         with storage_errors(self.path), self._pool.reader() as connection:
             connection.execute("BEGIN")
             require_schema(connection)
-            yield connection
+            try:
+                yield connection
+            except NotIngestedError as error:  # no fault of the connection
+                put_off = error
             connection.execute("COMMIT")
+        if put_off is not None:
+            raise put_off
 
     @contextmanager
     def write(self) -> Iterator[PooledConnection]:
@@ -158,16 +166,17 @@ class Database:
         if not version:
             create_schema(connection, self._make_secret, self._patience_seconds)
         migrate(connection)
+        connection.execute("PRAGMA temp_store = MEMORY")
+        connection.execute(CREATE_BATCH)
         if not writing:
+            connection.execute(CREATE_ARRIVALS)
             connection.execute("PRAGMA query_only = ON")
             return
         use_wal(connection)
         self._notice_new_file(connection)
         connection.execute("PRAGMA cache_size = -65536")
-        connection.execute("PRAGMA temp_store = MEMORY")
         connection.execute("PRAGMA wal_autocheckpoint = 10000")
         connection.execute(f"PRAGMA journal_size_limit = {64 << 20}")
-        connection.execute(CREATE_BATCH)
         prepare_counting(connection)
 
     def _notice_new_file(self, connection: PooledConnection) -> None:

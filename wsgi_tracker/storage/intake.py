@@ -119,13 +119,18 @@ def store_batch(connection: sqlite3.Connection, batch: Batch, max_endpoints: int
     return rejected
 
 
-def _store_visits(connection: sqlite3.Connection, batch: Batch, max_endpoints: int) -> list[bytes]:
+def fill_batch(connection: sqlite3.Connection, batch: Batch) -> Unreadable:
+    """Load the visits of ``batch`` into ``temp.batch``; return what is none."""
     connection.execute("DELETE FROM temp.batch")
 
     def load(array: str, lines: int) -> bool:
         return _load(connection, array, lines)
 
-    unreadable = load_readable(batch.data, load, batch.patience)
+    return load_readable(batch.data, load, batch.patience)
+
+
+def _store_visits(connection: sqlite3.Connection, batch: Batch, max_endpoints: int) -> list[bytes]:
+    unreadable = fill_batch(connection, batch)
     _count_unreadable(batch, unreadable)
     if connection.execute(HAS_NEW_ENDPOINTS).fetchone()[0]:
         (known,) = connection.execute(COUNT_ENDPOINTS).fetchone()

@@ -266,6 +266,35 @@ CREATE TABLE latest (
     last INTEGER,  -- timestamp
     PRIMARY KEY (endpoint_id, class_id)
 ) WITHOUT ROWID""",
+        "DROP TABLE totals",
+        """
+CREATE TABLE totals (
+    level INTEGER NOT NULL,
+    class_id INTEGER NOT NULL,
+    bucket INTEGER NOT NULL,
+    hits INTEGER NOT NULL,
+    users_hour INTEGER NOT NULL,  -- whose last visit within an hour lies here
+    users_day INTEGER NOT NULL,
+    users_week INTEGER NOT NULL,
+    users_month INTEGER NOT NULL,
+    users INTEGER NOT NULL,  -- whose last visit of all lies here
+    endpoints INTEGER NOT NULL DEFAULT 0,
+    PRIMARY KEY (level, class_id, bucket)
+) WITHOUT ROWID""",
+        "DROP TABLE hits",
+        """
+CREATE TABLE hits (
+    level INTEGER NOT NULL,
+    class_id INTEGER NOT NULL,
+    bucket INTEGER NOT NULL,
+    endpoint_id INTEGER NOT NULL,
+    hits INTEGER NOT NULL,
+    users INTEGER NOT NULL,  -- whose last visit of the endpoint lies here; of weeks 0
+    first INTEGER,  -- of days and months: timestamps
+    last INTEGER,
+    PRIMARY KEY (level, class_id, bucket, endpoint_id)
+) WITHOUT ROWID""",
+        # All is counted anew.
         "UPDATE settings SET value = value + 1 WHERE name = 'changes'",
     ),
 }

@@ -134,8 +134,9 @@ class ConnectionPool:
                     break
             after = version(self._database)
             # What they remember of the file still holds.
-            for other in (*self._idle, *self._lent, *filter(None, [self._writer])):
-                if other.version == before:
+            # Copied at once, as others lend and return meanwhile.
+            for other in (*self._idle.copy(), *self._lent.copy(), self._writer):
+                if other is not None and other.version == before:
                     other.version = after
 
     def _take_idle(self) -> PooledConnection | None:

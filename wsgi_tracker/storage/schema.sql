@@ -79,7 +79,7 @@ CREATE TABLE counts (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWI
 
 -- Counters of visits, for reports over many of them: counters.py tells how they work, and may make
 -- them anew at any time. Buckets are known by their first slot of 15 minutes since 1970, UTC.
--- Levels: 0 slots, 1 hours, 2 days, 3 weeks, 4 months. Classes: 0 corrects the sum over all others.
+-- Levels: 0 slots, 1 hours, 2 days, 3 weeks, 4 months. Class 0 is all visitors.
 CREATE TABLE classes (id INTEGER PRIMARY KEY, class TEXT NOT NULL UNIQUE);
 INSERT INTO classes (id, class) VALUES (1, 'empty'), (2, 'unknown');
 CREATE TABLE calendar (
@@ -110,8 +110,8 @@ CREATE TABLE latest (
 ) WITHOUT ROWID;
 CREATE TABLE totals (
     level INTEGER NOT NULL,
-    bucket INTEGER NOT NULL,
     class_id INTEGER NOT NULL,
+    bucket INTEGER NOT NULL,
     hits INTEGER NOT NULL,
     users_hour INTEGER NOT NULL,  -- whose last visit within an hour lies here
     users_day INTEGER NOT NULL,
@@ -119,18 +119,18 @@ CREATE TABLE totals (
     users_month INTEGER NOT NULL,
     users INTEGER NOT NULL,  -- whose last visit of all lies here
     endpoints INTEGER NOT NULL DEFAULT 0,
-    PRIMARY KEY (level, bucket, class_id)
+    PRIMARY KEY (level, class_id, bucket)
 ) WITHOUT ROWID;
 CREATE TABLE hits (
     level INTEGER NOT NULL,
+    class_id INTEGER NOT NULL,
     bucket INTEGER NOT NULL,
     endpoint_id INTEGER NOT NULL,
-    class_id INTEGER NOT NULL,
     hits INTEGER NOT NULL,
     users INTEGER NOT NULL,  -- whose last visit of the endpoint lies here; of weeks 0
     first INTEGER,  -- of days and months: timestamps
     last INTEGER,
-    PRIMARY KEY (level, bucket, endpoint_id, class_id)
+    PRIMARY KEY (level, class_id, bucket, endpoint_id)
 ) WITHOUT ROWID;
 CREATE TABLE outcomes (
     day INTEGER NOT NULL,

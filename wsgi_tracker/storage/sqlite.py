@@ -6,6 +6,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
+from operator import attrgetter
 from pathlib import Path
 
 from ..agents import NO_CLASSES, ClassFilter, data_version, load_classifier
@@ -13,11 +14,21 @@ from ..errors import ConfigurationError, Outage, StorageError, logger
 from ..period import Granularity
 from ..reports import EndpointOutcomes, EndpointStats, Summary, TrendBucket
 from ..visit import Visit
-from . import KeptLines, ReadBatch, StorageFacts, counted, raw
+from . import (
+    ENOUGH_TO_COUNT,
+    KeptLines,
+    NotIngestedError,
+    ReadBatch,
+    StorageFacts,
+    Unread,
+    counted,
+    raw,
+)
+from .arrivals import newest
 from .check import first_difference
 from .classes import Reclassification
 from .counters import read_state, start_anew
-from .counting import ENOUGH, Counting, is_due
+from .counting import Counting, is_due
 from .database import Database
 from .facts import is_readable_by_others, read_facts
 from .faults import explain, is_passing
@@ -118,7 +129,7 @@ class SQLiteStorage:
                         keeping.enter_context(kept(rejected))
                 self._file.require_current(connection)
             self._counting.after(connection)
-        self._unmoved += batch.counts["recorded"]
+            self._unmoved += batch.counts["recorded"]
 
     def _forget_segments(self, connection: sqlite3.Connection) -> None:
         now = time.monotonic()
@@ -126,7 +137,7 @@ class SQLiteStorage:
             self._forget_at = now + FORGET_EVERY_SECONDS
             forget_segments(connection)
 
-    def count(self, *, enough: int = ENOUGH) -> bool:
+    def count(self, *, enough: int = ENOUGH_TO_COUNT) -> bool:
         """See :meth:`wsgi_tracker.storage.Storage.count`."""
         with self._file.read() as connection:
             if not is_due(connection, enough):
@@ -136,9 +147,10 @@ class SQLiteStorage:
 
     def tidy(self) -> None:
         """See :meth:`wsgi_tracker.storage.Storage.tidy`."""
-        if self._unmoved >= VISITS_PER_CHECKPOINT:
-            self._unmoved = 0
+        unmoved = self._unmoved
+        if unmoved >= VISITS_PER_CHECKPOINT:
             self._file.checkpoint()
+            self._unmoved -= unmoved  # what others add just now may be lost: the next comes later
 
     def rebuild(self) -> Iterator[None]:
         """See :meth:`wsgi_tracker.storage.Storage.rebuild`."""
@@ -187,17 +199,25 @@ class SQLiteStorage:
         with self._file.write() as connection:
             configure_settings(connection, settings)
 
-    def stats(self, start: int, only: ClassFilter | None = None) -> list[EndpointStats]:
+    def stats(
+        self, start: int, only: ClassFilter | None = None, unread: Unread | None = None
+    ) -> list[EndpointStats]:
         """See :meth:`wsgi_tracker.storage.Storage.stats`."""
         with self._file.read() as connection:
-            answer = counted.stats if counted.can_answer(connection, only) else raw.stats
-            return answer(connection, first_shown(connection, start), only)
+            start = first_shown(connection, start)
+            if _are_counted(connection, only, unread):
+                return counted.stats(connection, start, only, unread)
+            return raw.stats(connection, start, only)
 
-    def summary(self, start: int, only: ClassFilter | None = None) -> Summary:
+    def summary(
+        self, start: int, only: ClassFilter | None = None, unread: Unread | None = None
+    ) -> Summary:
         """See :meth:`wsgi_tracker.storage.Storage.summary`."""
         with self._file.read() as connection:
-            answer = counted.summary if counted.can_answer(connection, only) else raw.summary
-            return answer(connection, first_shown(connection, start), only)
+            start = first_shown(connection, start)
+            if _are_counted(connection, only, unread):
+                return counted.summary(connection, start, only, unread)
+            return raw.summary(connection, start, only)
 
     def outcomes(self, start: int, only: ClassFilter | None = None) -> list[EndpointOutcomes]:
         """See :meth:`wsgi_tracker.storage.Storage.outcomes`."""
@@ -207,17 +227,31 @@ class SQLiteStorage:
             return read_outcomes(connection, first_shown(connection, start), only, counted_id)
 
     def trends(
-        self, start: int, granularity: Granularity, only: ClassFilter | None = None
+        self,
+        start: int,
+        granularity: Granularity,
+        only: ClassFilter | None = None,
+        unread: Unread | None = None,
     ) -> list[TrendBucket]:
         """See :meth:`wsgi_tracker.storage.Storage.trends`."""
         with self._file.read() as connection:
-            answer = counted.trends if counted.can_answer(connection, only) else raw.trends
-            return answer(connection, first_shown(connection, start), granularity, only)
+            start = first_shown(connection, start)
+            if _are_counted(connection, only, unread):
+                return counted.trends(connection, start, granularity, only, unread)
+            return raw.trends(connection, start, granularity, only)
 
-    def visits(self, limit: int, only: ClassFilter | None = None) -> list[Visit]:
+    def visits(
+        self, limit: int, only: ClassFilter | None = None, unread: Unread | None = None
+    ) -> list[Visit]:
         """See :meth:`wsgi_tracker.storage.Storage.visits`."""
         with self._file.read() as connection:
-            return raw.visits(connection, first_shown(connection, 0), limit, only)
+            start = first_shown(connection, 0)
+            found = raw.visits(connection, start, limit, only)
+            if unread is not None:
+                waiting = newest(connection, start, limit, only, unread)
+                # Of two with one timestamp, the one that came later stays the first.
+                found = sorted(waiting + found, key=attrgetter("timestamp"), reverse=True)[:limit]
+            return found
 
     def set_retention(self, days: int) -> None:
         """See :meth:`wsgi_tracker.storage.Storage.set_retention`."""
@@ -274,3 +308,14 @@ class SQLiteStorage:
     def close(self) -> None:
         """Close every connection; may be called twice, and used again afterwards."""
         self._file.close()
+
+
+def _are_counted(
+    connection: sqlite3.Connection, only: ClassFilter | None, unread: Unread | None
+) -> bool:
+    """Return whether counters can answer; if not, visits do, and take nothing along."""
+    if counted.can_answer(connection, only):
+        return True
+    if unread is not None:
+        raise NotIngestedError("visits have to be counted anew, or are not for this question")
+    return False

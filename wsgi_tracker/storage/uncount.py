@@ -94,7 +94,7 @@ FORGET_EMPTY = (
 _OF_DAY = f"""
 SELECT timestamp FROM visits WHERE visits.endpoint_id = hits.endpoint_id
 AND timestamp >= bucket * {SLOT} AND timestamp < {_end("bucket", "day")} AND {COUNTED}
-AND visits.id NOT IN (SELECT id FROM temp.going) AND hits.class_id = {CLASS_ID}
+AND visits.id NOT IN (SELECT id FROM temp.going) AND hits.class_id IN (0, {CLASS_ID})
 ORDER BY timestamp"""
 _OF_MONTH = f"""
 FROM calendar CROSS JOIN hits AS days ON days.level = {DAY_LEVEL} AND days.bucket = slot
@@ -109,10 +109,10 @@ _LOST_AN_END = """
     WHERE change.first <= dated.first OR change.last >= dated.last)"""
 DATE_AGAIN = (
     f"UPDATE hits SET first = ({_OF_DAY} LIMIT 1), last = ({_OF_DAY} DESC LIMIT 1) "
-    f"WHERE level = {DAY_LEVEL} AND class_id <> 0 AND {_LOST_AN_END}",
+    f"WHERE level = {DAY_LEVEL} AND {_LOST_AN_END}",
     f"UPDATE hits SET first = (SELECT min(days.first) {_OF_MONTH}), "
     f"last = (SELECT max(days.last) {_OF_MONTH}) "
-    f"WHERE level = {MONTH_LEVEL} AND class_id <> 0 AND {_LOST_AN_END}",
+    f"WHERE level = {MONTH_LEVEL} AND {_LOST_AN_END}",
 )
 # Behind those: of the last visit of a month, and of all months.
 LAST_AGAIN = (
@@ -120,7 +120,8 @@ LAST_AGAIN = (
 UPDATE latest SET last = (
     SELECT max(hits.last) FROM totals CROSS JOIN hits ON hits.level = {MONTH_LEVEL}
         AND hits.bucket = totals.bucket AND hits.endpoint_id = latest.endpoint_id
-        AND hits.class_id = latest.class_id WHERE totals.level = {MONTH_LEVEL})
+        AND hits.class_id = latest.class_id
+    WHERE totals.level = {MONTH_LEVEL} AND totals.class_id = latest.class_id)
 WHERE (endpoint_id, class_id) IN (
     SELECT endpoint_id, class_id FROM temp.recent CROSS JOIN latest AS known
     USING (endpoint_id, class_id) WHERE timestamp >= known.last)""",
@@ -133,6 +134,7 @@ INSERT OR REPLACE INTO settings (name, value) VALUES
 ('counted_id', min((SELECT value FROM settings WHERE name = 'counted_id'),
     coalesce((SELECT max(id) FROM visits), -9223372036854775808))),
 ('counted_changes', (SELECT value FROM settings WHERE name = 'changes'))"""
+_OF_ANY_CLASS = "class_id IN (SELECT 0 UNION ALL SELECT id FROM classes)"
 DROP = [
     "DELETE FROM calendar WHERE slot IN (SELECT slot FROM calendar "
     f"WHERE slot < :slot - {_LONGEST[MONTH_LEVEL]} LIMIT :limit)",
@@ -143,10 +145,10 @@ DROP = [
     f"WHERE day < :slot - {_LONGEST[DAY_LEVEL]} LIMIT :limit)",
     *(
         f"DELETE FROM {table} WHERE ({columns}) IN (SELECT {columns} FROM {table} "
-        f"WHERE level = {level} AND bucket < :slot - {longest} LIMIT :limit)"
+        f"WHERE level = {level} AND {_OF_ANY_CLASS} AND bucket < :slot - {longest} LIMIT :limit)"
         for table, columns in {
-            "totals": "level, bucket, class_id",
-            "hits": "level, bucket, endpoint_id, class_id",
+            "totals": "level, class_id, bucket",
+            "hits": "level, class_id, bucket, endpoint_id",
         }.items()
         for level, longest in _LONGEST.items()
     ),

@@ -11,39 +11,45 @@ import sqlite3
 
 from ..agents import ClassFilter
 from ..period import SLOT, Granularity, bucket_start, first_whole
+from . import Unread
+from .arrivals import gather
 from .calendar import read_zone
 from .classes import class_condition, class_value
 from .counters import read_state
 
 CLASS_ID = "SELECT id FROM classes WHERE class = ?"
-NO_CLASS = -1
+ALL, NO_CLASS = 0, -1
 EDGE = f"""
 timestamp >= :start AND timestamp < :{{end}} * {SLOT} AND +visits.id <= :counted_id AND {{only}}"""
-NEW = "visits.id > :counted_id AND +timestamp >= :start AND {only}"
 
 
 class Window:
     """A window from ``start`` on, over one class of user agents or all."""
 
     def __init__(
-        self, connection: sqlite3.Connection, start: int, only: ClassFilter | None
+        self,
+        connection: sqlite3.Connection,
+        start: int,
+        only: ClassFilter | None,
+        unread: Unread | None,
     ) -> None:
         self.start = start
         self.zone = read_zone(connection)
         self._connection = connection
         self._only = only
-        self._values = self._read_values()
+        counted_id = read_state(connection).counted_id
+        self._values = {"counted_id": counted_id, **self._read_values()}
+        gather(connection, start, counted_id, only, unread)
 
     def ask(
         self, statement: str, edge_end: str = "", unit: str = "", **values: int | str
     ) -> sqlite3.Cursor:
-        """Execute a statement about it: {edge} and {new} are visits, {rows} counters of the class."""
+        """Execute a statement about it: {edge} are visits of its start, {of} rows of its class."""
         only = class_condition(self._only)
         text = statement.format(
             edge=EDGE.format(end=edge_end, only=only),
-            new=NEW.format(only=only),
             only=only,
-            rows="true" if self._only is None else "class_id = :class_id",
+            of="true" if self._only is None else "class_id = :class_id",
             unit=unit,
         )
         return self._connection.execute(text, {**self._values, **values})
@@ -55,7 +61,6 @@ class Window:
         month = first_whole(Granularity.MONTH, day, self.zone)
         return {
             "start": self.start,
-            "counted_id": read_state(self._connection).counted_id,
             "cut_slot": self.start // SLOT,
             "cut_hour": bucket_start(Granularity.HOUR, self.start, self.zone) // SLOT,
             "slot": -(-self.start // SLOT),
@@ -66,8 +71,8 @@ class Window:
             "class_id": self._class_id(),
         }
 
-    def _class_id(self) -> int | None:
+    def _class_id(self) -> int:
         if self._only is None:
-            return None
+            return ALL
         row = self._connection.execute(CLASS_ID, (self._only.agent_class,)).fetchone()
         return NO_CLASS if row is None else int(row[0])
