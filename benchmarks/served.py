@@ -1,7 +1,8 @@
 """What gunicorn serves for gunicorn_throughput.py: its configuration and the application.
 
 Told by the environment: ``BENCH_FOLDER``, where workers leave their counts; ``BENCH_TRACKED``;
-``BENCH_SERVER_CPU`` for everything, ``BENCH_INGEST_CPU`` for the ingest threads.
+``BENCH_SERVER_CPU`` for everything, one or several as in ``0,1``; ``BENCH_INGEST_CPU`` for the
+ingest threads.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ def _move_ingest(tracker: Tracker, cpu: int) -> None:
 
 def on_starting(server: Any) -> None:
     """Pin the server before it starts its workers, which inherit that."""
-    common.pin({int(os.environ["BENCH_SERVER_CPU"])})
+    common.pin(int(number) for number in os.environ["BENCH_SERVER_CPU"].split(","))
 
 
 def post_worker_init(worker: Any) -> None:
