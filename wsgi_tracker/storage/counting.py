@@ -5,8 +5,8 @@ that change are the same. So some wait, and reports look at them; whoever ingest
 two batches. Where there is nobody to do so, as only reports ingest, the batch does that would leave
 too many.
 
-A class never changes once it is counted, but by reclassification: so visits are counted as soon as
-their user agents have classes.
+A class never changes once it is counted, but by reclassification: so no visit is counted before its
+user agent has one.
 """
 
 from __future__ import annotations

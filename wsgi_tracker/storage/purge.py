@@ -27,7 +27,7 @@ from .settings import forget_setting, no_change, note_change, read_setting, writ
 from .uncount import FORGET_GONE, drop_buckets, stay_sound, uncount
 
 # The most that a step takes on; where one took long, the next take less.
-VISITS_PER_STEP = 500
+VISITS_PER_STEP = 250
 READ_PER_STEP = 5_000
 STRINGS_PER_STEP = 500
 LONG_SECONDS = 0.015
