@@ -13,7 +13,7 @@ from werkzeug.wrappers import Response
 
 from .auth import ADVICE, Auth
 from .errors import Outage, QueryError, StorageError, logger
-from .health import HealthCheck
+from .health import HealthCheck, waits_long
 from .ingest import Queue
 from .period import PERIODS, TREND_PERIODS, Granularity, window_start
 from .query import HEALTH, STATS, SUMMARY, TRENDS, VISITS, Parameter, parse_query
@@ -141,7 +141,7 @@ class Api:
     ) -> tuple[dict[str, Any], Queue]:
         answer = self._answer(report, replace(asked, unread=unread))
         oldest = unread.oldest_timestamp
-        if not self._check.problems(oldest, asked.now):
+        if oldest is None or not waits_long(oldest, asked.now):
             return answer, Queue()
         # A request that took long is as old, and is ingested if anything is.
         with suppress(StorageError):

@@ -95,6 +95,11 @@ def _storage_as_json(facts: StorageFacts | None) -> dict[str, Any]:
     }
 
 
+def waits_long(timestamp: int, now: int) -> bool:
+    """Return whether a visit that waits in the spool since then tells of an outage."""
+    return now - timestamp >= STALE_SECONDS * SECOND
+
+
 class HealthCheck:
     """Look at what a tracker needs."""
 
@@ -114,7 +119,7 @@ class HealthCheck:
         problems = []
         if not self._spool.writable:
             problems.append(self._spool.problem)
-        if oldest_timestamp is not None and now - oldest_timestamp >= STALE_SECONDS * SECOND:
+        if oldest_timestamp is not None and waits_long(oldest_timestamp, now):
             problems.append(
                 f"visits wait in the spool since {iso_timestamp(oldest_timestamp)}: the log of the "
                 f"process that ingests says why, if there is one"

@@ -145,15 +145,7 @@ class Tracker:
             user=find_user,
             daily=who.is_daily,
         )
-        self._api = Api(
-            self._storage,
-            auth,
-            self._open_unread,
-            self._ingester.catch_up,
-            HealthCheck(self._storage, self._spool, self._ingest_thread, proxy_check),
-            time.time_ns,
-            unique_users_basis=DAILY if who.is_daily else None,
-        )
+        self._api = self._make_api(auth, proxy_check, DAILY if who.is_daily else None)
         self._recorder.prepare()
         self._storage.close()  # a fork that follows finds nothing open
 
@@ -195,6 +187,17 @@ class Tracker:
         self._ingester = Ingester(self._storage, folder, durable=durable, on_wake=self._spool.tend)
         self._ingest_thread = IngestThread(
             self._ingester, retention, folder, max_spool_bytes, on_ingest=proxy_check.look
+        )
+
+    def _make_api(self, auth: Auth, proxy_check: ProxyCheck, basis: str | None) -> Api:
+        return Api(
+            self._storage,
+            auth,
+            self._open_unread,
+            self._ingester.catch_up,
+            HealthCheck(self._storage, self._spool, self._ingest_thread, proxy_check),
+            time.time_ns,
+            unique_users_basis=basis,
         )
 
     def _open_unread(self) -> AbstractContextManager[UnreadLines | None]:

@@ -246,12 +246,10 @@ class SQLiteStorage:
         """See :meth:`wsgi_tracker.storage.Storage.visits`."""
         with self._file.read() as connection:
             start = first_shown(connection, 0)
-            found = raw.visits(connection, start, limit, only)
-            if unread is not None:
-                waiting = newest(connection, start, limit, only, unread)
-                # Of two with one timestamp, the one that came later stays the first.
-                found = sorted(waiting + found, key=attrgetter("timestamp"), reverse=True)[:limit]
-            return found
+            waiting = newest(connection, start, limit, only, unread) if unread is not None else []
+            found = waiting + raw.visits(connection, start, limit, only)
+            # Of two with one timestamp, the one that came later stays the first.
+            return sorted(found, key=attrgetter("timestamp"), reverse=True)[:limit]
 
     def set_retention(self, days: int) -> None:
         """See :meth:`wsgi_tracker.storage.Storage.set_retention`."""
