@@ -189,7 +189,8 @@ def measure(folder: Path, before: Path | None, timed: Sequence[Visit], rows: int
     drained = drain(database, timed)
     calibration.append(common.calibrate())
     storage = open_storage(database)
-    recorded = storage.summary(0).total_hits
+    with storage.snapshot() as snapshot:
+        recorded = snapshot.summary().total_hits
     storage.close()
     return {
         "visits_per_second": drained.visits / drained.seconds,

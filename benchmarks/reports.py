@@ -10,6 +10,8 @@ up to 0.2 s before, so that some visits wait in the spool, which a report reads 
 client, the less waits: so at the end it asks for one report every 1 to 2 s, as often again.
 
 When the load is over, it asks ten times more ("idle"): what is then less was the visits' ingest.
+And it asks about one past day and one past month, with filters and without, and breakdowns, sessions and
+latencies of them: what no counter knows, and the visits are read for.
 Then, in this process, the same questions are put to counters, to plain SQL, which
 is what the package falls back on, and to DuckDB, if it is installed, with one thread. Their answers
 must be equal. These times are the least of ``--slow-repetitions``, and hold no HTTP.
@@ -34,6 +36,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import astuple, dataclass
+from datetime import datetime, timedelta, timezone
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -47,6 +50,7 @@ import paced
 
 from wsgi_tracker import open_storage
 from wsgi_tracker.period import PERIODS, TREND_PERIODS, Granularity, window_start
+from wsgi_tracker.selection import BREAKDOWNS, Selection
 from wsgi_tracker.storage import counted, raw
 from wsgi_tracker.storage.counters import read_state
 
@@ -87,11 +91,16 @@ class Question:
             return GOAL_MS_OF_HOURS
         return GOAL_MS if rows < LARGE else GOAL_MS_OF_LARGE
 
-    def ask(self, source: Any, connection: Any, now: int, *only: None) -> Any:
+    def ask(self, source: Any, connection: Any, now: int) -> Any:
         """Ask a module: ``counted``, ``raw`` or ``duck``."""
-        granularity = [self.granularity] if self.granularity else []
-        answer = getattr(source, self.report)
-        return answer(connection, window_start(self.length, now), *granularity, *only)
+        start: Any = window_start(self.length, now)
+        more: list[Any] = [self.granularity] if self.granularity else []
+        if source is raw:
+            start = Selection(start)
+            more += [timezone.utc] if self.granularity else []
+        elif source is counted:
+            more.append(None)
+        return getattr(source, self.report)(connection, start, *more)
 
 
 QUESTIONS = [
@@ -105,6 +114,23 @@ QUESTIONS = [
         for granularity in Granularity
         for period, length in TREND_PERIODS.items()
     ),
+]
+PAST_REPETITIONS = 5
+PAST_GOALS_MS = {"day": 100, "month": 1500}
+PAST = [
+    "stats?",
+    "stats?status=404",
+    "stats?class=-human&method=GET",
+    "stats?endpoint=/section-1/*",
+    "stats?include=status,latency,bytes",
+    "summary?browser=Chrome&include=sessions",
+    "summary?include=sessions",
+    "summary?compare=previous",
+    "trends?granularity=hour",
+    "trends?granularity=day&tz=Asia/Kathmandu&include=status,latency",
+    *(f"breakdown?by={by}" for by in BREAKDOWNS),
+    "breakdown?by=path&status=404&class=human",
+    "visits?status=500&limit=1000",
 ]
 NEWEST = Question("visits")  # the fifty newest, which no counter knows
 ASKED = [*QUESTIONS, NEWEST]
@@ -135,6 +161,20 @@ def ask_now_and_then(port: int, repetitions: int) -> list[float]:
     return sorted(seconds)
 
 
+def ask_about_past(port: int, name: str) -> dict[str, list[float]]:
+    """Return the seconds of questions about a day, or a month, that ended a week ago; in order."""
+    end = datetime.now(timezone.utc).date() - timedelta(days=7)
+    times = {"start": str(end - timedelta(days=1 if name == "day" else 30)), "end": str(end)}
+    seconds: dict[str, list[float]] = {}
+    for question in PAST:
+        separator = "" if question.endswith("?") else "&"
+        for _ in range(PAST_REPETITIONS):
+            began = time.perf_counter()
+            _get(port, f"/api/tracking/{question}{separator}{urlencode(times)}")
+            seconds.setdefault(question, []).append(time.perf_counter() - began)
+    return {question: sorted(each) for question, each in seconds.items()}
+
+
 def _get(port: int, path: str) -> None:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=gunicorn.PATIENCE_SECONDS)
     with contextlib.closing(connection):
@@ -156,11 +196,13 @@ def serve(folder: Path, kind: bulk.Kind, options: argparse.Namespace) -> dict[st
             seldom = ask_now_and_then(server.port, options.repetitions)
         recorded = server.recorded()
         idle = ask_over_http(server.port, IDLE_REPETITIONS, 0)
+        past = {name: ask_about_past(server.port, name) for name in PAST_GOALS_MS}
     served = sum(json.loads(file.read_text())["served"] for file in folder.glob("worker-*.json"))
     latencies = sorted(sent[0].latencies)
     return {
         "seconds": seconds,
         "idle": idle,
+        "past": past,
         "seldom": seldom,
         "rate": sent[0].rate,
         "errors": sent[0].errors,
@@ -182,10 +224,8 @@ def compare(database: Path, peer: Any, options: argparse.Namespace) -> dict[str,
         now = time.time_ns() // 1000
         for question in QUESTIONS:
             slowly = partial(timed, options.slow_repetitions, question.ask)
-            counters, ours = timed(
-                COUNTER_REPETITIONS, question.ask, counted, connection, now, None
-            )
-            plain, found = slowly(raw, connection, now, None)
+            counters, ours = timed(COUNTER_REPETITIONS, question.ask, counted, connection, now)
+            plain, found = slowly(raw, connection, now)
             times[question.name] = {"counters": counters, "plain": plain}
             if ours != found:
                 differences.append(f"{question.name}: plain SQL")
@@ -193,7 +233,7 @@ def compare(database: Path, peer: Any, options: argparse.Namespace) -> dict[str,
                 times[question.name]["duckdb"], theirs = slowly(duck, peer, now)
                 if as_rows(question, ours) != theirs:
                     differences.append(f"{question.name}: DuckDB")
-        plain, _ = timed(COUNTER_REPETITIONS, raw.visits, connection, 0, 50, None)
+        plain, _ = timed(COUNTER_REPETITIONS, raw.visits, connection, Selection(), 50, None)
         times[NEWEST.name] = {"plain": plain}
     return {"times": times, "differences": differences}
 
@@ -235,6 +275,20 @@ def report(run: dict[str, Any], rows: int) -> str:
         others = [_milliseconds(each) for each in (idle, *alone)]
         lines.append([question.name, f"{p50:.1f}", shown, f"{goal}", *others])
     return common.table([*heads, "plain SQL", "DuckDB"], lines)
+
+
+def report_of_past(run: dict[str, Any]) -> str:
+    """Return the table of what is asked about the past; what misses its goal is bold."""
+    lines = []
+    for question in PAST:
+        line = [question]
+        for name, goal in PAST_GOALS_MS.items():
+            seconds = run["past"][name][question]
+            p50, worst = quantile(seconds, 0.5) * 1000, seconds[-1] * 1000
+            line += [f"{p50:.0f}", f"{worst:.0f}" if worst <= goal else f"**{worst:.0f}**"]
+        lines.append(line)
+    heads = [f"{name} {what} ms" for name in PAST_GOALS_MS for what in ("p50", "worst")]
+    return common.table(["about the past", *heads], lines)
 
 
 def _milliseconds(seconds: float | None) -> str:
@@ -297,6 +351,7 @@ def say(run: dict[str, Any], options: argparse.Namespace) -> int:
         f"recorded {run['recorded']} of {run['served']}"
     )
     print("\n" + report(run, options.rows) + "\n")
+    print(report_of_past(run) + "\n")
     p50, p95 = (quantile(run["seldom"], part) * 1000 for part in (0.5, 0.95))
     print(
         f"{QUESTIONS[0].name}, when nobody asks for 1 to 2 s before: p50 {p50:.1f}, p95 {p95:.1f} ms"

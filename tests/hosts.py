@@ -10,6 +10,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from counting import look
+
 from wsgi_tracker import Visit, open_storage
 from wsgi_tracker.ingest import Ingester
 from wsgi_tracker.ingest_thread import IngestThread
@@ -45,7 +47,7 @@ class Host:
             pass
 
     def hits(self) -> int:
-        return self.storage.summary(0).total_hits
+        return look(self.storage).summary().total_hits
 
     def counts(self) -> dict[str, int]:
         with closing(sqlite3.connect(self.database)) as connection:

@@ -84,8 +84,8 @@ class SlowReads:
         self._storage._file.read = self._read_slowly
 
     @contextmanager
-    def _read_slowly(self) -> Iterator[PooledConnection]:
-        with self._read() as connection:
+    def _read_slowly(self, **given: Any) -> Iterator[PooledConnection]:
+        with self._read(**given) as connection:
             if not self.go_on.is_set():
                 self.all_lent.wait(PATIENCE_SECONDS)
                 self.go_on.wait(PATIENCE_SECONDS)

@@ -12,12 +12,13 @@ from typing import Any
 
 import pytest
 import webtest
+from counting import look, only
 from hosts import Host
 from test_agents import REAL
 
 from wsgi_tracker import Tracker, Visit, agents, open_storage
 from wsgi_tracker.__main__ import main
-from wsgi_tracker.agents import CLASSES, Agent, ClassFilter, data_version, load_classifier
+from wsgi_tracker.agents import CLASSES, Agent, data_version, load_classifier
 from wsgi_tracker.errors import ConfigurationError
 from wsgi_tracker.period import Granularity
 from wsgi_tracker.storage import classes
@@ -157,14 +158,14 @@ def test_new_user_agents_that_come_too_fast_stay_unknown_until_all_are_classifie
         host.ingester.run_once()
 
     decided = classes_of(host)
-    unknown = host.storage.summary(0, ClassFilter("unknown")).total_hits
+    unknown = look(host.storage).summary(only("unknown")).total_hits
     rules = sql(host, "SELECT DISTINCT rule FROM user_agents WHERE class = 'unknown'")
     for _ in host.storage.reclassify():
         pass
 
     assert decided == {CHROME: "human", **dict.fromkeys(names, "unknown"), names[-1]: "tool"}
     assert (unknown, rules) == (3, [("too many at once",)])
-    assert host.storage.summary(0, ClassFilter("tool")).total_hits == 4
+    assert look(host.storage).summary(only("tool")).total_hits == 4
 
 
 def test_new_user_agents_beyond_a_transaction_follow_in_others_at_once(
@@ -230,7 +231,7 @@ def test_visit_inserted_through_the_view_gets_its_class(host: Host) -> None:
     host.segment(b"")
     host.ingest()
 
-    assert host.storage.summary(0, ClassFilter("human")).total_hits == 1
+    assert look(host.storage).summary(only("human")).total_hits == 1
 
 
 def test_user_agent_that_is_no_text_is_decided_too(host: Host) -> None:
@@ -306,7 +307,7 @@ def test_reclassification_takes_small_steps_and_reaches_everything(
         decided.append(list(classes_of(host).values()).count("tool"))
         host.segment(lines([CHROME]))
         host.ingest()
-        assert host.storage.summary(0).total_hits == 7 + len(decided)
+        assert look(host.storage).summary().total_hits == 7 + len(decided)
 
     assert decided == [3, 6, 7, 7]
     assert classes_of(host) == {**dict.fromkeys(names, "tool"), CHROME: "human"}
@@ -375,6 +376,6 @@ def test_trends_of_a_class_hold_its_users_and_endpoints_alone(host: Host) -> Non
     host.segment(lines([CHROME, "curl/8", CHROME, "curl/8", "curl/9"]))
     host.ingest()
 
-    (bucket,) = host.storage.trends(0, Granularity.DAY, ClassFilter("tool"))
+    (bucket,) = look(host.storage).trends(only("tool"), Granularity.DAY)
 
     assert (bucket.hits, bucket.unique_users, bucket.unique_endpoints) == (3, 2, 3)

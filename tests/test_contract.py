@@ -21,7 +21,7 @@ def visited(client: Client, monkeypatch: pytest.MonkeyPatch) -> webtest.TestApp:
     """Return a client whose application was visited five times, at one moment."""
     monkeypatch.setattr("wsgi_tracker.observation.time_ns", lambda: NOW)
     app = client()
-    app.app._api._clock = lambda: NOW
+    app.app._api._fresh._clock = lambda: NOW
     for path, agent in (("/", "a"), ("/boxes", "a"), ("/boxes", "b"), ("/boxes", "a")):
         app.get(path, headers={"User-Agent": agent})
     app.post("/boxes", headers={"User-Agent": "c", "Referer": "https://google.com/?q=boxes"})

@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from counting import BEGIN, Counted, visit
+from counting import BEGIN, Counted, look, only, visit
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from wsgi_tracker import Visit, open_storage
-from wsgi_tracker.agents import ClassFilter
 from wsgi_tracker.errors import StorageError
 from wsgi_tracker.period import (
     DAY,
@@ -25,6 +24,7 @@ from wsgi_tracker.period import (
     Granularity,
     bucket_start,
 )
+from wsgi_tracker.selection import Selection
 from wsgi_tracker.storage import counted, counters, counting, purge, raw, uncount
 from wsgi_tracker.storage.purge import phases_for_user
 
@@ -101,7 +101,7 @@ def test_hour_in_which_the_clock_is_set_by_half_of_one_is_a_longer_one(
     db.ingest(visit(moment + slot * SLOT, f"u{slot}") for slot in range(-8, 8))
 
     db.check_reports([0, moment - SLOT + 1, moment, moment + 1])
-    hits = [hour.hits for hour in db.storage.trends(0, Granularity.HOUR)]
+    hits = [hour.hits for hour in look(db.storage).trends(Selection(), Granularity.HOUR)]
     db.storage.close()
 
     assert hits == [2, 4, 6, 4]
@@ -136,7 +136,7 @@ def test_report_sees_one_moment(db: Counted) -> None:
         before = counted.summary(connection, 0, None)
         db.ingest([visit(BEGIN + 1), visit(BEGIN + 2)])
         db.count()
-        after = counted.summary(connection, 0, None), raw.summary(connection, 0, None)
+        after = counted.summary(connection, 0, None), raw.summary(connection, Selection())
 
     assert after == (before, before)
     assert before.total_hits == 1
@@ -192,10 +192,10 @@ def test_reports_are_right_before_what_was_changed_by_hand_is_counted(
     db.sql(change)
 
     assert not db.state().is_complete
-    expected = db.storage.stats(0), db.storage.summary(0, ClassFilter("feed"))
+    expected = look(db.storage).stats(), look(db.storage).summary(only("feed"))
     db.count()
     assert db.state().is_complete
-    assert (db.storage.stats(0), db.storage.summary(0, ClassFilter("feed"))) == expected
+    assert (look(db.storage).stats(), look(db.storage).summary(only("feed"))) == expected
     db.check_reports([0])
     assert db.storage.check() is None
 
@@ -292,7 +292,7 @@ def test_forgotten_visitor_costs_no_count_of_the_others(db: Counted) -> None:
 
     assert db.state().is_complete  # reports are as fast as before
     assert db.storage.check() is None
-    assert db.storage.summary(0).total_unique_users == 4
+    assert look(db.storage).summary().total_unique_users == 4
 
 
 def test_visits_of_the_last_days_of_all_are_forgotten_as_others(db: Counted) -> None:
@@ -341,24 +341,28 @@ def test_visits_below_the_floor_are_not_counted_and_come_back_with_a_longer_rete
     db.purge(BEGIN + 5 * DAY)
     db.ingest([visit(BEGIN + DAY, "late")])
 
-    assert db.storage.summary(0).total_hits == 1
+    assert look(db.storage).summary().total_hits == 1
     db.sql("UPDATE settings SET value = 0 WHERE name = 'floor'")
     db.sql("UPDATE settings SET value = value + 1 WHERE name = 'changes'")
     db.count()
 
-    assert db.storage.summary(0).total_hits == 2
+    assert look(db.storage).summary().total_hits == 2
     assert db.storage.check() is None
 
 
 def test_other_time_zone_has_all_visits_counted_anew(db: Counted) -> None:
     db.ingest([visit(BEGIN + 22 * HOUR + 1), visit(BEGIN + 23 * HOUR)])
-    assert [row.time_bucket for row in db.storage.trends(0, Granularity.DAY)] == ["2024-10-25"]
+    assert [row.time_bucket for row in look(db.storage).trends(Selection(), Granularity.DAY)] == [
+        "2024-10-25"
+    ]
 
     db.storage.configure({"timezone": "Europe/Berlin"})
 
     assert not db.state().is_complete
     for _ in range(2):
-        assert [row.time_bucket for row in db.storage.trends(0, Granularity.DAY)] == ["2024-10-26"]
+        assert [
+            row.time_bucket for row in look(db.storage).trends(Selection(), Granularity.DAY)
+        ] == ["2024-10-26"]
         db.count()
     assert db.state().is_complete
 
@@ -382,7 +386,7 @@ def test_time_zone_that_is_unknown_here_is_said(db: Counted) -> None:
     db.storage.configure({"timezone": "Mars/Olympus"})
 
     with pytest.raises(StorageError, match="time zone unknown here: timezone is a name"):
-        db.storage.trends(0, Granularity.DAY)
+        look(db.storage).trends(Selection(), Granularity.DAY)
 
 
 def test_visits_are_stored_though_they_cannot_be_counted(
@@ -399,7 +403,7 @@ def test_visits_are_stored_though_they_cannot_be_counted(
         db.storage.count(enough=1)
 
     assert len([text for text in caplog.messages if "not counted" in text]) == 1
-    assert db.storage.summary(0).total_hits == 3
+    assert look(db.storage).summary().total_hits == 3
 
 
 def test_rebuild_lets_others_write_in_between(db: Counted, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -408,7 +412,7 @@ def test_rebuild_lets_others_write_in_between(db: Counted, monkeypatch: pytest.M
     taken = 0
     for taken, _ in enumerate(db.storage.rebuild(), 1):
         db.ingest([visit(BEGIN + DAY + taken)])
-        assert db.storage.summary(0).total_hits == 60 + taken
+        assert look(db.storage).summary().total_hits == 60 + taken
 
     assert taken > 3
     assert db.state().is_complete
@@ -463,13 +467,17 @@ def test_forgetting_takes_no_longer_with_twenty_times_the_endpoints(tmp_path: Pa
 def test_time_zone_that_is_given_later_has_all_visits_counted_anew(tmp_path: Path) -> None:
     db = Counted(tmp_path, None)
     db.ingest([visit(BEGIN + 22 * HOUR + 1)])
-    assert [row.time_bucket for row in db.storage.trends(0, Granularity.DAY)] == ["2024-10-25"]
+    assert [row.time_bucket for row in look(db.storage).trends(Selection(), Granularity.DAY)] == [
+        "2024-10-25"
+    ]
 
     db.storage.declare({"timezone": "Europe/Berlin"})
 
     assert not db.state().is_complete
     db.count()
-    assert [row.time_bucket for row in db.storage.trends(0, Granularity.DAY)] == ["2024-10-26"]
+    assert [row.time_bucket for row in look(db.storage).trends(Selection(), Granularity.DAY)] == [
+        "2024-10-26"
+    ]
     db.storage.declare({"timezone": "UTC"})  # which it is not any more
     assert db.state().is_complete
     db.storage.close()

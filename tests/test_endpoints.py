@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import webtest
 from calls import environ, only_visit, serve
+from counting import look
 
 from wsgi_tracker import Tracker
 from wsgi_tracker.endpoints import collapse_ids, endpoints_by, name_endpoint, route_template
@@ -96,7 +97,7 @@ def test_plain_404_is_unmatched_and_keeps_its_path(client: Client) -> None:
     app.get("/missing/2", status=404)
 
     assert hits(app) == {"(unmatched)": 2}
-    paths = {visit.path for visit in app.app._storage.visits(9)}
+    paths = {visit.path for visit in look(app.app._storage).visits(limit=9).visits}
     assert paths == {app.extra_environ["SCRIPT_NAME"] + f"/missing/{n}" for n in (1, 2)}
 
 
@@ -131,7 +132,11 @@ def test_endpoints_beyond_the_bound_fold_into_other(tracked: Callable[..., Track
 
     assert first == {"/2": 2, "/1": 1, "/3": 1, "(unmatched)": 1, "(other)": 2}
     assert hits(app) == {"/2": 2, "/1": 1, "/3": 2, "(unmatched)": 2, "(other)": 3}
-    folded = [visit.path for visit in tracker._storage.visits(99) if visit.endpoint == "(other)"]
+    folded = [
+        visit.path
+        for visit in look(tracker._storage).visits(limit=99).visits
+        if visit.endpoint == "(other)"
+    ]
     assert folded == ["/6", "/5", "/4"]
 
 

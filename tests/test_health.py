@@ -104,7 +104,7 @@ def test_fresh_tracker_is_healthy(client: Client) -> None:
 def test_health_looks_and_ingests_nothing(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("wsgi_tracker.observation.time_ns", lambda: NOW)
     app = client()
-    app.app._api._clock = lambda: NOW
+    app.app._api._fresh._clock = lambda: NOW
     for _ in range(3):
         app.get("/")
 
@@ -377,10 +377,10 @@ def test_report_that_was_refused_once_leaves_no_problem_without_a_thread(
 def test_health_does_not_end_the_outage_of_reports(
     app: webtest.TestApp, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(*asked: object) -> None:
+    def refuse(*asked: object, long: bool) -> None:
         raise StorageError("no connection")
 
-    monkeypatch.setattr(app.app._storage, "summary", refuse)
+    monkeypatch.setattr(app.app._storage, "snapshot", refuse)
     for _ in range(3):
         app.get("/api/tracking/summary", status=503)
         app.get(HEALTH)
@@ -423,8 +423,8 @@ def test_spool_that_cannot_be_written_is_a_problem(
 def test_visit_that_waits_for_a_minute_is_a_problem(
     age_seconds: int, status: str, app: webtest.TestApp, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("wsgi_tracker.api.CATCH_UP_SECONDS", 0.01)
-    app.app._api._clock = lambda: NOW + age_seconds * 10**9
+    monkeypatch.setattr("wsgi_tracker.fresh.CATCH_UP_SECONDS", 0.01)
+    app.app._api._fresh._clock = lambda: NOW + age_seconds * 10**9
     add_segment(app, LINE)
 
     with app.app._ingester._host_lock.held():
@@ -486,7 +486,7 @@ def test_database_that_was_deleted_in_operation_is_told_of_for_a_day(
     app.get("/boxes")
     app.get("/api/tracking/summary")
     later = time.time_ns() + hours * 3600 * 10**9
-    monkeypatch.setattr(app.app._api, "_clock", lambda: later)
+    monkeypatch.setattr(app.app._api._fresh, "_clock", lambda: later)
 
     health = app.get(HEALTH).json
 

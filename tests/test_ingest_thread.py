@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import webtest
+from counting import look
 from hosts import GOOD, BeforeIngest, Host, many, thread_of
 
 from wsgi_tracker import Tracker
@@ -288,11 +289,11 @@ def test_closing_leaves_a_long_spool_to_the_next_start(
     (tmp_path / "visits.db-spool" / "found.ndjson").write_bytes(GOOD * 50)
 
     tracker.close()
-    stored = tracker._storage.summary(0).total_hits
+    stored = look(tracker._storage).summary().total_hits
     tracker._ingester.wake()
 
     assert 0 < stored < 10
-    assert tracker._storage.summary(0).total_hits == 50
+    assert look(tracker._storage).summary().total_hits == 50
 
 
 def test_thread_rests_little_while_reports_are_asked_for(

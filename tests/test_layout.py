@@ -10,11 +10,11 @@ import wsgi_tracker
 PACKAGE = Path(wsgi_tracker.__file__).parent
 # From what knows nothing of the rest to what assembles it; a module imports what stands before it.
 ORDER = """
-    errors period options process addresses exclusions visitors endpoints visit agents latency reports
+    errors period selection options process addresses exclusions visitors endpoints visit agents latency reports
     integrations integrations.django integrations.falcon integrations.pyramid
     storage storage.faults storage.lines storage.pool storage.schema storage.settings storage.migrations
-    storage.intake storage.classes storage.arrivals storage.calendar storage.outcomes storage.changes storage.counters storage.counting storage.uncount storage.purge storage.facts storage.raw storage.window storage.counted storage.check storage.database storage.sqlite
-    secret identity agreement segments mounts rescue batches rejected hostlock own_segment spool recorder retention ingest unread forget proxies ingest_thread health observation query auth api middleware
+    storage.intake storage.classes storage.arrivals storage.calendar storage.conditions storage.changes storage.outcomes storage.counters storage.counting storage.uncount storage.purge storage.facts storage.outcome_reports storage.raw storage.breakdown storage.journeys storage.window storage.counted storage.check storage.database storage.snapshot storage.sqlite
+    secret identity agreement segments mounts rescue batches rejected hostlock own_segment spool recorder retention ingest unread forget proxies ingest_thread health observation parameters spans paging query schemas asked answers insights export fresh auth responses metrics openapi api middleware
     __init__ demo __main__
 """.split()
 # storage opens a SQLiteStorage when it is asked for one.

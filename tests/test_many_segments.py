@@ -22,7 +22,8 @@ def allow(descriptors):
 
 storage = open_storage(sys.argv[1])
 ingester = Ingester(storage, Path(sys.argv[1] + "-spool"))
-storage.summary(0)
+with storage.snapshot() as snapshot:
+    snapshot.summary()
 with ingester._host_lock.held():
     pass
 before = len(os.listdir("/dev/fd"))
@@ -32,7 +33,9 @@ for descriptors in map(int, sys.argv[2:]):
     ingester.wake()
     storage.close()
     allow(256)
-    print(storage.summary(0).total_hits, len(os.listdir("/dev/fd")) <= before)
+    with storage.snapshot() as snapshot:
+        hits = snapshot.summary().total_hits
+    print(hits, len(os.listdir("/dev/fd")) <= before)
 storage.close()
 """
 

@@ -15,12 +15,13 @@ from typing import Any
 
 import pytest
 import webtest
+from counting import look, only
 from test_recount import count_stats, count_summary, count_trends
 
 from wsgi_tracker import Tracker, Visit, open_storage
-from wsgi_tracker.agents import ClassFilter
 from wsgi_tracker.errors import StorageError
 from wsgi_tracker.period import DAY, Granularity
+from wsgi_tracker.selection import Selection
 from wsgi_tracker.storage import Batch, Storage, migrations
 from wsgi_tracker.storage.schema import SCHEMA_VERSION
 
@@ -95,13 +96,16 @@ def test_reports_are_the_same_before_and_after(version: int, tmp_path: Path) -> 
         for days in (3, 100):
             start = NOW - days * DAY
             inside = [visit for visit in VISITS if visit.timestamp >= start]
-            assert [row.as_json() for row in storage.stats(start)] == count_stats(inside)
-            assert storage.summary(start).as_json() == count_summary(inside)
+            assert [row.as_json() for row in look(storage).stats(Selection(start))] == count_stats(
+                inside
+            )
+            assert look(storage).summary(Selection(start)).as_json() == count_summary(inside)
             for granularity in Granularity:
                 assert [
-                    bucket.as_json() for bucket in storage.trends(start, granularity)
+                    bucket.as_json()
+                    for bucket in look(storage).trends(Selection(start), granularity)
                 ] == count_trends(inside, granularity.value)
-        assert storage.visits(100) == VISITS
+        assert look(storage).visits(limit=100).visits == VISITS
         assert storage.secret() == SECRET
 
     assert sql(database, "SELECT * FROM user_visits ORDER BY id") == view
@@ -115,11 +119,11 @@ def test_user_agents_of_before_get_their_class(version: int, tmp_path: Path) -> 
     sql(tmp_path / "visits.db", "UPDATE user_agents SET user_agent = 'curl/8'")
 
     with closing(open_storage(tmp_path / "visits.db")) as storage:
-        before = storage.summary(0, ClassFilter("unknown")).total_hits
+        before = look(storage).summary(only("unknown")).total_hits
         ingest(storage)
 
         assert before == 12
-        assert storage.summary(0, ClassFilter("tool")).total_hits == 12
+        assert look(storage).summary(only("tool")).total_hits == 12
 
 
 @pytest.mark.parametrize("version", EARLIER)
@@ -149,7 +153,7 @@ def test_one_of_many_processes_takes_the_steps(version: int, tmp_path: Path) -> 
         barrier.wait(PATIENCE_SECONDS)
         try:
             with closing(open_storage(tmp_path / "visits.db")) as storage:
-                outcomes.append(storage.summary(0).total_hits)
+                outcomes.append(look(storage).summary().total_hits)
         except Exception as error:
             outcomes.append(error)
 
@@ -227,17 +231,17 @@ def test_locked_database_of_an_earlier_schema_gives_no_answers_until_it_is_free(
         other.execute("BEGIN IMMEDIATE")
         storage = open_storage(database)
         with pytest.raises(StorageError, match="locked"):
-            storage.summary(0)
+            look(storage).summary()
         other.execute("ROLLBACK")
 
-    assert storage.summary(0).total_hits == 12
+    assert look(storage).summary().total_hits == 12
     storage.close()
 
 
 @pytest.mark.parametrize(
     "use",
     [
-        pytest.param(lambda storage: storage.summary(0), id="report"),
+        pytest.param(lambda storage: look(storage).summary(), id="report"),
         pytest.param(lambda storage: ingest(storage, VISITS[0]), id="ingest"),
         pytest.param(lambda storage: list(storage.purge(NOW)), id="purge"),
     ],
@@ -248,7 +252,7 @@ def test_process_that_runs_on_beside_a_newer_release_leaves_the_database_alone(
     database = tmp_path / "visits.db"
     storage = open_storage(database)
     ingest(storage, *VISITS)
-    storage.summary(0)
+    look(storage).summary()
     sql(database, "PRAGMA user_version = 99")
 
     for _ in range(2):

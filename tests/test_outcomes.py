@@ -7,16 +7,19 @@ import sqlite3
 from collections import Counter
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
-from counting import BEGIN, Counted, visit
+from counting import BEGIN, Counted, Waiting, look, only, visit
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from wsgi_tracker import Visit
-from wsgi_tracker.agents import ClassFilter
-from wsgi_tracker.latency import BOUNDS, quantile
-from wsgi_tracker.period import DAY, HOUR
+from wsgi_tracker.latency import BOUNDS, UNKNOWN, quantile
+from wsgi_tracker.period import DAY, HOUR, Granularity, bucket_start
+from wsgi_tracker.reports import Outcomes
+from wsgi_tracker.selection import Selection
+from wsgi_tracker.storage import NotIngestedError
 from wsgi_tracker.storage.outcomes import latency_of
 
 HALF_A_DAY = 43_200_000_000  # µs
@@ -56,8 +59,10 @@ def test_latencies_below_eight_microseconds_are_told_exactly() -> None:
     assert [quantile({bucket(latency): 1}, 0.5) for latency in range(1, 8)] == list(range(1, 8))
 
 
-def test_latency_that_is_unknown_counts_as_the_shortest() -> None:
-    assert bucket(None) == bucket(0) == 0
+def test_latency_that_is_unknown_counts_in_no_quantile() -> None:
+    assert bucket(None) == UNKNOWN
+    assert quantile({UNKNOWN: 9, bucket(5): 1}, 0.5) == 5
+    assert quantile({UNKNOWN: 9}, 0.5) is None
 
 
 def test_bounds_reach_beyond_any_request() -> None:
@@ -71,7 +76,11 @@ def test_nothing_has_no_quantile() -> None:
 
 CAME = [
     visit(
-        BEGIN + n * HOUR, f"u{n % 3}", status=(200, 204, 404, 500, None)[n % 5], duration_us=n * n
+        BEGIN + n * HOUR,
+        f"u{n % 3}",
+        status=(200, 204, 404, 500, None)[n % 5],
+        duration_us=n * n,
+        bytes_sent=n or None,
     )
     for n in range(200)
 ]
@@ -81,37 +90,81 @@ def counts(came: list[Visit]) -> Counter[tuple[int, int]]:
     return Counter(((v.status or 0) // 100, bucket(v.duration_us)) for v in came)
 
 
+def recount(came: list[Visit], key: Any) -> dict[Any, Outcomes]:
+    groups: dict[Any, list[Visit]] = {}
+    for each in came:
+        groups.setdefault(key(each), []).append(each)
+    return {
+        group: Outcomes(counts(some), sum(v.bytes_sent or 0 for v in some))
+        for group, some in groups.items()
+    }
+
+
+def check_outcomes(db: Counted, came: list[Visit], selection: Selection) -> None:
+    within = [v for v in came if v.timestamp >= selection.start]
+    with db.storage.snapshot() as snapshot:
+        found = snapshot.outcomes_of_endpoints(selection)
+        assert found == recount(within, lambda v: (v.endpoint, v.method))
+        assert {0: snapshot.outcomes(selection)} == (
+            recount(within, lambda v: 0) or {0: Outcomes()}
+        )
+        for granularity in Granularity:
+            buckets = snapshot.trends(selection, granularity)
+            of_buckets = snapshot.outcomes_of_buckets(selection, granularity, buckets)
+            assert of_buckets == recount(
+                within,
+                lambda v: bucket_start(granularity, v.timestamp, db.zone),  # noqa: B023
+            )
+
+
 @pytest.mark.parametrize(
-    "start", [0, BEGIN + 5, BEGIN + HOUR + 1, BEGIN + 3 * DAY, BEGIN + 99 * DAY]
+    "start",
+    [0, BEGIN + 5, BEGIN + HOUR + 1, BEGIN + 3 * DAY, BEGIN + 7 * DAY + 1, BEGIN + 99 * DAY],
 )
-def test_outcomes_are_those_of_the_visits(start: int, db: Counted) -> None:
-    db.ingest(CAME)
-    within = [v for v in CAME if v.timestamp >= start]
+@pytest.mark.parametrize("zone", ["UTC", "Asia/Kathmandu"])
+def test_outcomes_are_those_of_the_visits(start: int, zone: str, tmp_path: Path) -> None:
+    db = Counted(tmp_path, zone)
+    db.ingest(CAME[:150])
+    db.count()
+    db.ingest(CAME[150:])  # not counted
+    changed = "UPDATE settings SET value = value + 1 WHERE name = 'changes'"
 
-    counted = db.storage.outcomes(start)
-    db.sql("UPDATE settings SET value = value + 1 WHERE name = 'changes'")
-    raw = db.storage.outcomes(start)
-
-    assert [row.hits for row in counted] == [row.hits for row in raw]
-    assert [row.hits for row in counted] == ([counts(within)] if within else [])
-    assert [(row.endpoint, row.method) for row in counted] == [("/", "GET")] * bool(within)
+    check_outcomes(db, CAME, Selection(start))
+    db.count()
+    check_outcomes(db, CAME, Selection(start))
+    db.sql(changed)
+    check_outcomes(db, CAME, Selection(start))
+    db.storage.close()
 
 
 def test_outcomes_of_a_class_and_their_sums(db: Counted) -> None:
     db.ingest([*CAME, visit(BEGIN, endpoint="/boxes", user_agent="curl/8", status=302)])
 
-    (row,) = db.storage.outcomes(0, ClassFilter("tool"))
-    assert (row.endpoint, row.statuses()) == ("/boxes", {3: 1})
-    everything = db.storage.outcomes(0)
-    assert [row.endpoint for row in everything] == ["/", "/boxes"]
-    assert everything[0].statuses() == {0: 40, 2: 80, 4: 40, 5: 40}
-    assert everything[0].latency_us(0.5) == pytest.approx(100 * 100, rel=0.1)
+    assert look(db.storage).outcomes(only("tool")).statuses() == {3: 1}
+    everything = look(db.storage).outcomes()
+    assert everything.statuses() == {0: 40, 2: 80, 3: 1, 4: 40, 5: 40}
+    assert everything.latency_us(0.5) == pytest.approx(100 * 100, rel=0.1)
+    assert everything.bytes_sent == sum(v.bytes_sent or 0 for v in CAME)
 
 
-def test_outcomes_begin_at_the_floor(db: Counted, tmp_path: Path) -> None:
+def test_what_waits_is_ingested_before_outcomes_are_told(db: Counted) -> None:
+    with pytest.raises(NotIngestedError):
+        look(db.storage, Waiting([])).outcomes()
+
+
+def test_outcomes_begin_at_the_floor(db: Counted) -> None:
     db.ingest(CAME)
     db.purge(BEGIN + 5 * DAY + 1)
 
-    (row,) = db.storage.outcomes(0)
+    check_outcomes(db, [v for v in CAME if v.timestamp > BEGIN + 5 * DAY], Selection())
+    assert db.storage.check() is None
 
-    assert row.hits == counts([v for v in CAME if v.timestamp > BEGIN + 5 * DAY])
+
+def test_forgotten_visits_leave_no_outcomes(db: Counted) -> None:
+    db.ingest(CAME)
+    db.count()
+    db.forget("u1")
+
+    check_outcomes(db, [v for v in CAME if v.user_hash != "u1"], Selection())
+    assert db.sql("SELECT count(*) FROM outcomes WHERE hits = 0") == [(0,)]
+    assert db.storage.check() is None

@@ -11,11 +11,16 @@ import webtest
 from wsgi_tracker import Tracker
 
 Client = Callable[..., webtest.TestApp]
+# Of all reports, by the same declarations.
+COMMON = ["start", "end", "tz", "method", "status", "class"]
 REPORTS = {
-    "stats": ["period", "class"],
-    "summary": ["period", "class"],
-    "trends": ["granularity", "period", "class"],
-    "visits": ["limit", "class"],
+    "stats": ["period", "limit", "sort", "cursor", "compare", "include", *COMMON],
+    "summary": ["period", "compare", "include"],
+    "trends": ["granularity", "period", "compare", "fill", "include"],
+    "visits": ["limit", "period", "cursor"],
+    "breakdown": ["by", "limit", "period"],
+    "live": ["minutes"],
+    "export": ["format", "cursor", "period"],
     "health": [],
 }
 BAD_VALUES = {
@@ -41,7 +46,7 @@ BAD_VALUES = {
     "minus": "-",
     "twice not": "--human",
     "not all": "-all",
-    "several": "human,search",
+    "several": "human,search,",
     "markup": "%3Cscript%3E",
 }
 
@@ -58,7 +63,7 @@ def test_bad_value_is_400(report: str, parameter: str, value: str, client: Clien
     error = response.json["error"]
     assert set(error) == {"code", "message", "parameter"}
     assert (error["code"], error["parameter"]) == ("bad_request", parameter)
-    assert len(error["message"]) < 300
+    assert len(error["message"]) < 400
     assert response.content_type == "application/json"
 
 
@@ -80,7 +85,7 @@ def test_unknown_parameter_is_400_and_names_the_known(
     error = client().get(f"/api/tracking/{report}?{question}", status=400).json["error"]
 
     assert all(parameter in error["message"] for parameter in REPORTS[report])
-    assert len(error["message"]) < 300
+    assert len(error["message"]) < 400
 
 
 @pytest.mark.parametrize("question", ["stats?period=day&period=day", "visits?limit=5&limit=6"])
@@ -93,7 +98,9 @@ def test_repeated_parameter_is_400(question: str, client: Client) -> None:
 def test_message_says_what_was_given_and_what_is_allowed(client: Client) -> None:
     error = client().get("/api/tracking/stats?period=eon", status=400).json["error"]
 
-    assert error["message"] == "period is one of day, week, month, year, all; given 'eon'"
+    assert error["message"] == (
+        "period is one of day, week, month, year, all, today, yesterday; given 'eon'"
+    )
 
 
 def test_message_lists_the_classes(client: Client) -> None:
@@ -101,7 +108,8 @@ def test_message_lists_the_classes(client: Client) -> None:
 
     assert error["message"] == (
         "class is one of all, human, search, ai_training, ai_assistant, feed, monitor, preview, "
-        "scanner, crawler, tool, empty, unknown, or all but one, as -human; given 'bot'"
+        "scanner, crawler, tool, empty, unknown, or several with commas, or all others, as -human; "
+        "given 'bot'"
     )
 
 

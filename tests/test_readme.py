@@ -10,28 +10,45 @@ import subprocess
 import sys
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 import pytest
 import webtest
 
 from wsgi_tracker import Tracker
-from wsgi_tracker.query import HEALTH, STATS, SUMMARY, TRENDS, VISITS, Choice
+from wsgi_tracker.answers import MAX_BUCKETS
+from wsgi_tracker.latency import ERROR_PERCENT
+from wsgi_tracker.paging import SORTS
+from wsgi_tracker.query import (
+    BREAKDOWN,
+    EXPORT,
+    FILTER_PARAMETERS,
+    LIVE,
+    RANGE,
+    STATS,
+    SUMMARY,
+    TRENDS,
+    USER,
+    VISITS,
+)
+from wsgi_tracker.selection import BREAKDOWNS, FILTERS
 from wsgi_tracker.visit import METHODS
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 OPERATING = (ROOT / "docs" / "operating.md").read_text()
+API = (ROOT / "docs" / "api.md").read_text()
 
 
-def table(header: str) -> list[list[str]]:
+def table(header: str, text: str = README) -> list[list[str]]:
     """Return the cells of the table whose header row begins with ``header``."""
-    rows = README[README.index(f"| {header} |") :].partition("\n\n")[0].splitlines()[2:]
+    rows = text[text.index(f"| {header} |") :].partition("\n\n")[0].splitlines()[2:]
     return [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
 
 
 def block(language: str, containing: str) -> str:
     """Return the code block that contains some text."""
-    blocks = re.findall(rf"```{language}\n(.*?)```", README + OPERATING, re.DOTALL)
+    blocks = re.findall(rf"```{language}\n(.*?)```", README + OPERATING + API, re.DOTALL)
     return next(text for text in blocks if containing in text)
 
 
@@ -95,22 +112,73 @@ def test_option_table_lists_signature() -> None:
     }
 
 
+PARAMETERS: dict[str, tuple[Any, ...]] = {
+    "stats": STATS,
+    "summary": SUMMARY,
+    "trends": TRENDS,
+    "visits": VISITS,
+    "breakdown": BREAKDOWN,
+    "users/<user_hash>": USER,
+    "live": LIVE,
+    "export": EXPORT,
+    "health": (),
+    "metrics": (),
+    "openapi.json": (),
+}
+COMMON = {parameter.name for parameter in (*RANGE, *FILTER_PARAMETERS)}
+
+
+@pytest.mark.parametrize("path", PARAMETERS)
+def test_parameters_of_each_path_are_documented(path: str) -> None:
+    rows = {cells[0].strip("`"): cells[1] for cells in table("path", API)}
+
+    documented = re.findall(r"`(\w+)`", rows[path])
+
+    assert list(rows) == list(PARAMETERS)
+    own = [parameter.name for parameter in PARAMETERS[path] if parameter.name not in COMMON]
+    assert sorted(documented) == sorted(own)
+
+
+def test_every_path_is_in_the_readme() -> None:
+    paths = {
+        cells[0].strip("`").removeprefix("/api/tracking/").partition("?")[0]
+        for cells in table("path")
+    }
+
+    assert paths == set(PARAMETERS)
+
+
+def test_every_filter_is_documented() -> None:
+    """In their order."""
+    assert [cells[0].strip("`") for cells in table("parameter | visits", API)] == FILTERS
+
+
+def test_times_are_documented() -> None:
+    names = {
+        name
+        for cells in table("parameter | means", API)
+        for name in re.findall(r"`(\w+)`", cells[0])
+    }
+
+    assert names == {*(parameter.name for parameter in RANGE), "period", "compare"}
+
+
 @pytest.mark.parametrize(
-    ("report", "parameters"),
+    ("heading", "words"),
     [
-        pytest.param("stats", STATS, id="stats"),
-        pytest.param("summary", SUMMARY, id="summary"),
-        pytest.param("trends", TRENDS, id="trends"),
-        pytest.param("visits", VISITS, id="visits"),
-        pytest.param("health", HEALTH, id="health"),
+        pytest.param("## Breakdowns", BREAKDOWNS, id="breakdowns"),
+        pytest.param("## Pages", SORTS, id="sorts"),
     ],
 )
-def test_report_table_lists_parameters(report: str, parameters: tuple[Choice, ...]) -> None:
-    rows = {path.strip("`"): cells for path, *cells in table("path")}
+def test_words_are_documented(heading: str, words: list[str]) -> None:
+    section = API[API.index(heading) :].partition("\n## ")[0]
 
-    documented = re.findall(r"`(\w+)`", rows[f"/api/tracking/{report}"][0])
+    assert set(words) <= set(re.findall(r"`(\w+)`", section))
 
-    assert documented == [parameter.name for parameter in parameters]
+
+def test_limits_are_documented() -> None:
+    assert f"at most {MAX_BUCKETS:,} in all" in API
+    assert f"at most {ERROR_PERCENT} % off" in API
 
 
 def test_health_is_shown_with_every_key_in_its_order(tmp_path: Path) -> None:
@@ -123,9 +191,9 @@ def test_health_is_shown_with_every_key_in_its_order(tmp_path: Path) -> None:
 
 
 def test_every_choice_is_documented() -> None:
-    for parameter in (*STATS, *SUMMARY, *TRENDS):
-        for choice in parameter.choices:
-            assert f"`{choice}`" in README
+    for parameter in (*STATS, *SUMMARY, *TRENDS, *BREAKDOWN, *EXPORT):
+        for choice in getattr(parameter, "choices", ()):
+            assert f"`{choice.removeprefix('-')}`" in README + API or f"={choice}" in README + API
 
 
 @pytest.mark.parametrize("framework", ["Django", "Pyramid", "Falcon"])
@@ -178,7 +246,11 @@ def test_demo_records_every_request_it_sends_and_leaves_nothing_behind(tmp_path:
 
 LINKS = [
     pytest.param(page, link, id=f"{page} {link}")
-    for page, text in {"README.md": README, "docs/operating.md": OPERATING}.items()
+    for page, text in {
+        "README.md": README,
+        "docs/operating.md": OPERATING,
+        "docs/api.md": API,
+    }.items()
     for link in re.findall(r"\]\((?!https?:)([^)]+)\)", text)
 ]
 

@@ -78,7 +78,7 @@ def reporting(recorded: Iterable[Visit], zone: str = "UTC") -> Iterator[webtest.
     with tempfile.TemporaryDirectory() as folder:
         database = Path(folder) / "visits.db"
         with Tracker(lambda *args: [], database, ingest=False, timezone=zone) as tracker:
-            tracker._api._clock = lambda: micro(NOW) * 1000
+            tracker._api._fresh._clock = lambda: micro(NOW) * 1000
             spool(database, recorded)
             yield webtest.TestApp(tracker)
 
@@ -102,6 +102,10 @@ def iso(moments: list[datetime], choose: Any) -> str | None:
     return choose(moments).strftime("%Y-%m-%dT%H:%M:%SZ") if moments else None
 
 
+def count_users(some: list[Visit]) -> int:
+    return len({visit.user_hash for visit in some if visit.user_hash is not None})
+
+
 def count_stats(recorded: list[Visit]) -> list[dict[str, Any]]:
     groups = defaultdict(list)
     for visit in recorded:
@@ -111,7 +115,7 @@ def count_stats(recorded: list[Visit]) -> list[dict[str, Any]]:
             "endpoint": endpoint,
             "method": method,
             "hit_count": len(group),
-            "unique_users": len({visit.user_hash for visit in group}),
+            "unique_users": count_users(group),
             "last_access": iso([moment(visit) for visit in group], max),
             "first_access": iso([moment(visit) for visit in group], min),
         }
@@ -124,7 +128,7 @@ def count_summary(recorded: list[Visit]) -> dict[str, Any]:
     return {
         "total_hits": len(recorded),
         "total_endpoints": len({visit.endpoint for visit in recorded}),
-        "total_unique_users": len({visit.user_hash for visit in recorded}),
+        "total_unique_users": count_users(recorded),
         "oldest_visit": iso([moment(visit) for visit in recorded], min),
         "newest_visit": iso([moment(visit) for visit in recorded], max),
     }
@@ -150,7 +154,7 @@ def count_trends(
         {
             "time_bucket": label,
             "hits": len(group),
-            "unique_users": len({visit.user_hash for visit in group}),
+            "unique_users": count_users(group),
             "unique_endpoints": len({visit.endpoint for visit in group}),
         }
         for label, group in sorted(groups.items(), reverse=True)

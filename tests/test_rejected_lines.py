@@ -7,6 +7,7 @@ import time
 from typing import Any
 
 import pytest
+from counting import look
 from hosts import GOOD, OTHER, BeforeIngest, Host, many
 
 from wsgi_tracker import Visit
@@ -123,7 +124,7 @@ def test_nul_behind_a_bracket_does_not_hide_the_lines_that_follow(host: Host) ->
     host.ingest()
 
     assert host.rejected().endswith(b"]\0\n")
-    assert host.storage.visits(9)[0].timestamp == 1_755_081_000_000_000
+    assert look(host.storage).visits(limit=9).visits[0].timestamp == 1_755_081_000_000_000
     assert host.counts() == {"recorded": 1, "rejected": 1}
 
 
@@ -134,7 +135,7 @@ def test_two_lines_that_join_are_not_made_good_by_two_visits_in_one(host: Host) 
 
     host.ingest()
 
-    assert {visit.host for visit in host.storage.visits(9)} == {None}
+    assert {visit.host for visit in look(host.storage).visits(limit=9).visits} == {None}
     assert host.counts() == {"recorded": 2, "rejected": 2, "torn": 1}
 
 
@@ -160,7 +161,7 @@ def test_visit_is_read_as_it_was_written(host: Host) -> None:
 
     host.ingest()
 
-    assert host.storage.visits(9) == written
+    assert look(host.storage).visits(limit=9).visits == written
 
 
 class Timed(BeforeIngest):

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import webtest
+from counting import look
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_recount import count_stats, count_summary, count_trends
@@ -26,6 +27,7 @@ from wsgi_tracker.ingest import Ingester
 from wsgi_tracker.ingest_thread import IngestThread
 from wsgi_tracker.period import DAY, HOUR, Granularity
 from wsgi_tracker.retention import Retention
+from wsgi_tracker.selection import Selection
 from wsgi_tracker.storage import Batch, Storage
 from wsgi_tracker.storage import purge as steps
 from wsgi_tracker.storage.schema import transaction
@@ -107,13 +109,15 @@ def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
 def assert_reports_are_of(shown: Sequence[Visit], storage: Storage) -> None:
     """Recount all four, over windows that begin before, at and after the floor."""
     newest = sorted((visit.timestamp for visit in shown), reverse=True)
-    assert [visit.timestamp for visit in storage.visits(1000)] == newest
+    assert [visit.timestamp for visit in look(storage).visits(limit=1000).visits] == newest
     for start in (0, FLOOR - 1, FLOOR, NOW - DAY):
         inside = [visit for visit in shown if visit.timestamp >= start]
-        assert [row.as_json() for row in storage.stats(start)] == count_stats(inside)
-        assert storage.summary(start).as_json() == count_summary(inside)
+        assert [row.as_json() for row in look(storage).stats(Selection(start))] == count_stats(
+            inside
+        )
+        assert look(storage).summary(Selection(start)).as_json() == count_summary(inside)
         for granularity in Granularity:
-            buckets = storage.trends(start, granularity)
+            buckets = look(storage).trends(Selection(start), granularity)
             assert [bucket.as_json() for bucket in buckets] == count_trends(
                 inside, granularity.value
             )
@@ -406,7 +410,7 @@ def test_late_visit_is_not_shown_and_goes_with_the_next_purge(kept: Kept) -> Non
     kept.purge()
     kept.ingest([visit(FLOOR - 1, "late")])
 
-    assert kept.storage.summary(0).total_hits == 1
+    assert look(kept.storage).summary().total_hits == 1
     kept.purge()
 
     assert kept.sql("SELECT endpoint FROM user_visits") == [("/boxes",)]
@@ -418,7 +422,7 @@ def test_database_of_old_visits_alone_is_emptied(kept: Kept) -> None:
 
     kept.purge()
 
-    assert kept.storage.summary(0).oldest_visit is None
+    assert look(kept.storage).summary().oldest_visit is None
     assert not any(kept.strings().values())
     assert kept.sql("SELECT value FROM counts WHERE name = 'recorded'") == [(2,)]
 
@@ -464,12 +468,12 @@ def test_clock_that_is_set_back_stops_no_purge(kept: Kept) -> None:
     clock.now += 5000 * DAY
     run(retention)
     kept.ingest([visit(NOW)])
-    assert kept.storage.summary(0).total_hits == 0
+    assert look(kept.storage).summary().total_hits == 0
 
     clock.now = NOW
     assert run(retention)
 
-    assert kept.storage.summary(0).total_hits == 1
+    assert look(kept.storage).summary().total_hits == 1
 
 
 def test_retention_given_last_holds_for_all(kept: Kept, caplog: pytest.LogCaptureFixture) -> None:
@@ -483,7 +487,7 @@ def test_retention_given_last_holds_for_all(kept: Kept, caplog: pytest.LogCaptur
 
     assert run(first)
 
-    assert kept.storage.summary(0).total_hits == 2
+    assert look(kept.storage).summary().total_hits == 2
     assert [record.getMessage() for record in caplog.records] == [
         "retention_days is 30 from now on, it was 0",
         "retention_days is 90 from now on, it was 30",
@@ -530,7 +534,7 @@ def test_clock_that_is_ahead_for_one_purge_deletes_no_younger_visit(kept: Kept) 
         (FLOOR + 3 * HOUR,),
         (NOW,),
     ]
-    assert kept.storage.summary(0).total_hits == 2
+    assert look(kept.storage).summary().total_hits == 2
 
 
 def test_purge_makes_up_for_a_pause_an_hour_later(kept: Kept) -> None:
@@ -569,7 +573,7 @@ def test_longer_retention_comes_in_time_before_the_first_step(kept: Kept) -> Non
     for _ in kept.storage.purge():
         pass
 
-    assert kept.storage.summary(0).total_hits == 1
+    assert look(kept.storage).summary().total_hits == 1
 
 
 @pytest.mark.usefixtures("small_steps")
@@ -585,7 +589,7 @@ def test_longer_retention_ends_a_purge_under_way(days: int, kept: Kept) -> None:
     for _ in purge:
         pass
 
-    assert kept.storage.summary(0).total_hits == 6
+    assert look(kept.storage).summary().total_hits == 6
     assert kept.dangling() == []
 
 

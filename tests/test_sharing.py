@@ -142,7 +142,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 def client_of(tracker: Tracker, clock: Clock) -> webtest.TestApp:
-    tracker._api._clock = clock
+    tracker._api._fresh._clock = clock
     return webtest.TestApp(tracker)
 
 
@@ -188,7 +188,7 @@ def test_clock_that_is_set_back_keeps_nobody_from_ingesting(
 def test_visit_of_the_future_that_waits_is_no_sign_of_trouble(
     tracked: Callable[..., Tracker], clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("wsgi_tracker.api.CATCH_UP_SECONDS", 0.01)
+    monkeypatch.setattr("wsgi_tracker.fresh.CATCH_UP_SECONDS", 0.01)
     tracker = tracked()
     client = client_of(tracker, clock)
     clock.now += DAY

@@ -254,9 +254,9 @@ def test_report_says_what_is_queued_and_whether_it_still_moves(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("wsgi_tracker.api.CATCH_UP_SECONDS", 0.01)
+    monkeypatch.setattr("wsgi_tracker.fresh.CATCH_UP_SECONDS", 0.01)
     tracker = tracked()
-    tracker._api._clock = lambda: (1_755_081_000 + age_seconds) * 10**9
+    tracker._api._fresh._clock = lambda: (1_755_081_000 + age_seconds) * 10**9
     app = webtest.TestApp(tracker)
     segment = "e" * 32
     (tmp_path / "visits.db-spool" / (segment + SUFFIX)).write_bytes(header(segment) + GOOD + OTHER)

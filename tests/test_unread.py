@@ -11,19 +11,19 @@ from typing import Any
 
 import pytest
 import webtest
-from counting import BEGIN, Counted, Waiting, visit
+from counting import BEGIN, Counted, Waiting, look, only, visit
 from hosts import GOOD, OTHER, Host, many
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_counters import moments, visits
 
 from wsgi_tracker import Tracker, Visit
-from wsgi_tracker.agents import ClassFilter
 from wsgi_tracker.errors import StorageError
 from wsgi_tracker.ingest import MAX_OPEN, Ingester
 from wsgi_tracker.ingest_thread import IngestThread
 from wsgi_tracker.period import DAY, HOUR, SECOND, Granularity
 from wsgi_tracker.segments import Segment
+from wsgi_tracker.selection import Filter, Selection, of_class
 from wsgi_tracker.storage import NotIngestedError
 from wsgi_tracker.unread import UNREAD_BYTES, open_unread
 
@@ -61,16 +61,14 @@ def test_reports_are_those_of_a_storage_that_has_what_waits(
     asked = [
         ask
         for start in (0, BEGIN, BEGIN + DAY, *starts)
-        for only in (None, ClassFilter("tool"))
+        for selection in (Selection(start), Selection(start, None, of_class("tool")))
         for ask in (
-            lambda unread=None, start=start, only=only: storage.stats(start, only, unread),
-            lambda unread=None, start=start, only=only: storage.summary(start, only, unread),
-            lambda unread=None, only=only: storage.visits(7, only, unread),
+            lambda of, selection=selection: of.stats(selection),
+            lambda of, selection=selection: of.summary(selection),
+            lambda of, selection=selection: of.visits(selection, 7).visits,
             *(
-                lambda unread=None, start=start, only=only, granularity=granularity: storage.trends(
-                    start, granularity, only, unread
-                )
-                for granularity in Granularity
+                lambda of, selection=selection, unit=unit: of.trends(selection, unit)
+                for unit in Granularity
             ),
         )
     ]
@@ -78,11 +76,11 @@ def test_reports_are_those_of_a_storage_that_has_what_waits(
     answers = []
     for ask in asked:
         try:
-            answers.append(ask(Waiting(waiting)))
+            answers.append(ask(look(storage, Waiting(waiting))))
         except NotIngestedError:
             answers.append(None)
     db.ingest(waiting)
-    expected = [ask() for ask in asked]
+    expected = [ask(look(storage)) for ask in asked]
     storage.close()
 
     assert [a for a in answers if a is not None] == [
@@ -107,7 +105,7 @@ def app(tracked: Callable[..., Tracker], monkeypatch: pytest.MonkeyPatch) -> web
     def refuse(seconds: float) -> None:
         raise StorageError("nobody can ingest")
 
-    monkeypatch.setattr(tracker._api, "_catch_up", refuse)
+    monkeypatch.setattr(tracker._api._fresh, "_catch_up", refuse)
     return app
 
 
@@ -155,7 +153,7 @@ def test_what_is_ingested_between_opening_and_reading_counts_once(host: Host) ->
     with unread(host, Ingester(host.storage, host.folder)) as opened:
         host.ingest()
         assert not path.exists()
-        summary = host.storage.summary(0, None, opened)
+        summary = look(host.storage, opened).summary()
 
     assert (summary.total_hits, summary.total_unique_users) == (3, 2)
 
@@ -165,10 +163,10 @@ def test_what_is_recorded_after_the_report_began_may_be_missing_and_is_not_lost(
     host.ingest()
     with unread(host) as opened:
         host.segment(OTHER)
-        assert host.storage.summary(0, None, opened).total_hits == 1
+        assert look(host.storage, opened).summary().total_hits == 1
 
     with unread(host) as opened:
-        assert host.storage.summary(0, None, opened).total_hits == 2
+        assert look(host.storage, opened).summary().total_hits == 2
 
 
 def test_lines_that_are_no_visits_are_left_to_ingest(host: Host) -> None:
@@ -178,8 +176,12 @@ def test_lines_that_are_no_visits_are_left_to_ingest(host: Host) -> None:
     host.segment(b'5\nnull\n{}\n{"counts":{"dropped":3}}\n' + torn + OTHER + GOOD + torn)
 
     with unread(host) as opened:
-        assert host.storage.summary(0, None, opened).total_hits == 3
-        assert [v.user_hash[:1] for v in host.storage.visits(9, None, opened)] == ["b", "a", "a"]
+        assert look(host.storage, opened).summary().total_hits == 3
+        assert [v.user_hash[:1] for v in look(host.storage, opened).visits(limit=9).visits] == [
+            "b",
+            "a",
+            "a",
+        ]
     assert host.counts() == {"recorded": 1}
 
     host.ingest()
@@ -188,22 +190,21 @@ def test_lines_that_are_no_visits_are_left_to_ingest(host: Host) -> None:
 
 
 @pytest.mark.parametrize(
-    "only",
-    [pytest.param(ClassFilter("tool"), id="a class"), pytest.param(None, id="all")],
+    "agent_class", [pytest.param("tool", id="a class"), pytest.param(None, id="all")]
 )
 def test_new_user_agent_is_ingested_first_where_its_class_is_asked_for(
-    only: ClassFilter | None, host: Host
+    agent_class: str | None, host: Host
 ) -> None:
     host.segment(GOOD)
     host.ingest()
     host.segment(visit(BEGIN, endpoint="/boxes", user_agent="curl/8").line())
 
     with unread(host) as opened:
-        if only is None:
-            assert host.storage.summary(0, only, opened).total_hits == 2
+        if agent_class is None:
+            assert look(host.storage, opened).summary().total_hits == 2
         else:
             with pytest.raises(NotIngestedError, match="class"):
-                host.storage.summary(0, only, opened)
+                look(host.storage, opened).summary(only(agent_class))
 
 
 def test_much_is_ingested_first(host: Host) -> None:
@@ -212,7 +213,7 @@ def test_much_is_ingested_first(host: Host) -> None:
     host.segment(many(UNREAD_BYTES // len(GOOD) + 1))
 
     with unread(host) as opened, pytest.raises(NotIngestedError, match="much waits"):
-        host.storage.stats(0, None, opened)
+        look(host.storage, opened).stats()
 
 
 def test_what_was_changed_by_hand_is_counted_anew_first(host: Host) -> None:
@@ -222,7 +223,7 @@ def test_what_was_changed_by_hand_is_counted_anew_first(host: Host) -> None:
         connection.execute("UPDATE visits SET timestamp = timestamp + 1")
 
     with unread(host) as opened, pytest.raises(NotIngestedError, match="anew"):
-        host.storage.stats(0, None, opened)
+        look(host.storage, opened).stats()
 
 
 def test_report_ingests_where_the_process_has_no_thread(
@@ -276,7 +277,7 @@ def test_segment_that_cannot_be_read_is_left_to_ingest(
 
     monkeypatch.setattr(Segment, "read", fail)
     with unread(host) as opened, pytest.raises(NotIngestedError, match="cannot be read"):
-        host.storage.summary(0, None, opened)
+        look(host.storage, opened).summary()
 
 
 def test_segment_without_a_name_is_left_to_ingest(host: Host) -> None:
@@ -285,7 +286,7 @@ def test_segment_without_a_name_is_left_to_ingest(host: Host) -> None:
     (host.folder / "copied.ndjson").write_bytes(OTHER)
 
     with unread(host) as opened, pytest.raises(NotIngestedError, match="no name"):
-        host.storage.summary(0, None, opened)
+        look(host.storage, opened).summary()
 
 
 def test_child_keeps_no_segment_of_a_report(host: Host) -> None:
@@ -312,7 +313,7 @@ def test_what_has_to_be_ingested_costs_no_connection(host: Host) -> None:
     pool = host.storage._file._pool  # type: ignore[attr-defined]
     idle = list(pool._idle)
     with unread(host) as opened, pytest.raises(NotIngestedError):
-        host.storage.stats(0, ClassFilter("tool", excluded=True), opened)
+        look(host.storage, opened).stats(Selection(filters=(Filter("class", ("tool",), True),)))
 
     assert list(pool._idle) == idle
 
@@ -324,7 +325,7 @@ def test_late_visit_that_waits_is_an_endpoints_first_access(tmp_path: Path) -> N
     db.count()
     late = BEGIN + HOUR + 45 * MINUTE
 
-    (row,) = db.storage.stats(BEGIN + 10 * MINUTE, None, Waiting([visit(late, "b")]))
+    (row,) = look(db.storage, Waiting([visit(late, "b")])).stats(Selection(BEGIN + 10 * MINUTE))
     db.storage.close()
 
     assert row.first_access == late
@@ -348,8 +349,8 @@ def test_visit_of_a_request_that_took_long_is_ingested_before_tracking_is_judged
     app.app._ingest_thread.stop()
     monkeypatch.setattr(IngestThread, "is_running", True)
     app.get("/boxes")
-    late = app.app._api._clock() + 61 * SECOND * 1000
-    monkeypatch.setattr(app.app._api, "_clock", lambda: late)
+    late = app.app._api._fresh._clock() + 61 * SECOND * 1000
+    monkeypatch.setattr(app.app._api._fresh, "_clock", lambda: late)
 
     summary = app.get("/api/tracking/summary").json
 
@@ -362,11 +363,11 @@ def test_report_tells_that_visits_wait_for_long_and_has_them(
     app: webtest.TestApp, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     app.get("/boxes")
-    now = app.app._api._clock()
+    now = app.app._api._fresh._clock()
     seen = []
     for seconds in (59, 61):
         late = now + seconds * SECOND * 1000
-        monkeypatch.setattr(app.app._api, "_clock", lambda late=late: late)
+        monkeypatch.setattr(app.app._api._fresh, "_clock", lambda late=late: late)
         summary = app.get("/api/tracking/summary").json
         seen.append((summary["total_hits"], summary["tracking_active"]))
 
@@ -378,7 +379,7 @@ def test_reader_can_write_nothing_behind_a_report(host: Host) -> None:
     host.ingest()
     host.segment(OTHER)
     with unread(host) as opened:
-        host.storage.summary(0, None, opened)
+        look(host.storage, opened).summary()
 
     with (
         host.storage._file.read() as connection,  # type: ignore[attr-defined]
@@ -393,4 +394,4 @@ def test_much_that_is_no_visit_is_left_to_ingest(host: Host) -> None:
     host.segment(b'{"timestamp":1,"method":2,"endpoint":3}\n' * 1000 + GOOD)
 
     with unread(host) as opened, pytest.raises(NotIngestedError, match="no visit"):
-        host.storage.summary(0, None, opened)
+        look(host.storage, opened).summary()

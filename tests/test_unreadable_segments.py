@@ -97,13 +97,15 @@ from wsgi_tracker.ingest import Ingester
 
 logging.basicConfig(stream=sys.stdout)
 storage = open_storage(sys.argv[1])
-storage.summary(0)
+with storage.snapshot():
+    pass
 storage.close()
 become_nobody()
 ingester = Ingester(storage, Path(sys.argv[1] + "-spool"))
 for number in range(3):
     ingester.wake()
-print(storage.summary(0).total_hits)
+with storage.snapshot() as snapshot:
+    print(snapshot.summary().total_hits)
 storage.close()
 """
 

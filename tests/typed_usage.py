@@ -26,7 +26,8 @@ wrapped: Tracker = wrap("shop:app", "visits.db", trusted_proxies=["10.0.0.0/8"])
 
 try:
     storage = open_storage("visits.db")
-    visits: list[Visit] = storage.visits(50)
-    hits: int = storage.summary(start=0).total_hits
+    with storage.snapshot() as snapshot:
+        visits: list[Visit] = snapshot.visits(limit=50).visits
+        hits: int = snapshot.summary().total_hits
 except TrackerError as error:
     print(error)

@@ -107,14 +107,6 @@ class Agent:
     device: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class ClassFilter:
-    """Visits of one class of user agents or, ``excluded``, of all others."""
-
-    agent_class: str
-    excluded: bool = False
-
-
 Classify: TypeAlias = Callable[[str], Agent]
 Found: TypeAlias = "tuple[str, str]"  # class and rule
 

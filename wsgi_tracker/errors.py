@@ -30,12 +30,20 @@ class QueryError(TrackerError, ValueError):
         self.parameter = parameter
 
 
+class NotFoundError(TrackerError):
+    """What is asked for is not there; becomes HTTP 404."""
+
+
 class StorageError(TrackerError):
     """Storage cannot answer now; becomes HTTP 503. Visits wait in the spool meanwhile."""
 
 
 class PoolTimeoutError(StorageError):
     """Every connection stayed in use until the deadline."""
+
+
+class QueryTimeoutError(StorageError):
+    """A report was interrupted, as it took too long; no fault of storage."""
 
 
 class Outage:

@@ -14,16 +14,19 @@ from typing import TYPE_CHECKING, Any
 
 from .addresses import TrustedProxies
 from .agreement import agree
+from .answers import Answers
 from .api import Api
 from .auth import Auth
 from .endpoints import EndpointFinder, endpoints_by
 from .errors import ConfigurationError, logger
 from .exclusions import Exclusions, Rule
 from .forget import forget
+from .fresh import FreshAnswers
 from .health import HealthCheck
 from .identity import DAILY, Identity
 from .ingest import Ingester
 from .ingest_thread import IngestThread
+from .insights import INSIGHTS
 from .mounts import prepare_folder
 from .observation import Observation
 from .options import (
@@ -32,6 +35,7 @@ from .options import (
     check_positive,
     check_prefix,
     check_retention,
+    check_seconds,
     check_spool_size,
     check_timezone,
 )
@@ -41,7 +45,7 @@ from .recorder import Recorder, UserFinder, user_finder
 from .retention import Retention
 from .secret import Secret
 from .spool import Spool
-from .storage import database_path, open_storage
+from .storage import QUERY_TIMEOUT_SECONDS, database_path, open_storage
 from .unread import UnreadLines, open_unread
 from .visitors import Visitors, check_ip_addresses
 
@@ -75,6 +79,7 @@ class Tracker:
     0 keeps all, and the value given last, by any process, holds until another is given. With
     ``ingest=False`` this process only records, and another, or the next report, moves visits to
     the database. With ``fsync`` a response ends only when its visit would survive a power cut, too.
+    A report that takes longer than ``query_timeout_seconds`` is given up.
     """
 
     def __init__(
@@ -100,6 +105,7 @@ class Tracker:
         ingest: bool = True,
         max_spool_bytes: int = 2**30,
         fsync: bool = False,
+        query_timeout_seconds: float = QUERY_TIMEOUT_SECONDS,
     ) -> None:
         check_application(app)
         check_prefix(prefix)
@@ -108,6 +114,7 @@ class Tracker:
         check_retention(retention_days)
         check_timezone(timezone)
         check_spool_size(max_spool_bytes)
+        check_seconds("query_timeout_seconds", query_timeout_seconds)
         check_flags(
             collapse_ids=collapse_ids,
             honor_privacy_signals=honor_privacy_signals,
@@ -126,7 +133,9 @@ class Tracker:
         self._ingest = ingest
         self._has_ingest_thread = ingest and _threads_run()
         self._closing_pid = 0  # of the process that closes it when it ends
-        self._open(database_path(database), max_endpoints, max_spool_bytes, fsync)
+        self._open(
+            database_path(database), max_endpoints, max_spool_bytes, fsync, query_timeout_seconds
+        )
         zone = {} if timezone is None else {"timezone": timezone}
         agree(self._storage, who.settings | zone)
         proxy_check = ProxyCheck(self._storage, proxies, ip_addresses)
@@ -149,7 +158,14 @@ class Tracker:
         self._recorder.prepare()
         self._storage.close()  # a fork that follows finds nothing open
 
-    def _open(self, path: Path, max_endpoints: int, max_spool_bytes: int, fsync: bool) -> None:
+    def _open(
+        self,
+        path: Path,
+        max_endpoints: int,
+        max_spool_bytes: int,
+        fsync: bool,
+        query_timeout_seconds: float,
+    ) -> None:
         """Find out what is wrong with database and spool, while somebody is there to read it."""
         folder = path.with_name(path.name + "-spool")
         used_before = os.path.isdir(folder)
@@ -159,6 +175,7 @@ class Tracker:
             max_endpoints=max_endpoints,
             make_secret=self._own_secret.make,
             used_before=used_before,
+            query_timeout_seconds=query_timeout_seconds,
         )
         self._spool = Spool(
             folder, max_bytes=max_spool_bytes, fsync=fsync, on_open=self._recording_began
@@ -190,15 +207,12 @@ class Tracker:
         )
 
     def _make_api(self, auth: Auth, proxy_check: ProxyCheck, basis: str | None) -> Api:
-        return Api(
-            self._storage,
-            auth,
-            self._open_unread,
-            self._ingester.catch_up,
-            HealthCheck(self._storage, self._spool, self._ingest_thread, proxy_check),
-            time.time_ns,
-            unique_users_basis=basis,
+        check = HealthCheck(self._storage, self._spool, self._ingest_thread, proxy_check)
+        reports = Answers(check, basis).reports | INSIGHTS
+        fresh = FreshAnswers(
+            self._storage, self._open_unread, self._ingester.catch_up, time.time_ns
         )
+        return Api(fresh, reports, auth, check)
 
     def _open_unread(self) -> AbstractContextManager[UnreadLines | None]:
         """Open what waits in the spool, to be read by a report, if this process ingests by itself."""

@@ -5,6 +5,7 @@ Not here: options that a part of the tracker reads by itself, as the token and t
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Any
 
@@ -66,3 +67,9 @@ def check_positive(name: str, value: int) -> None:
     """Refuse what counts nothing."""
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise ConfigurationError(f"{name} is a whole number above 0, given {value!r}")
+
+
+def check_seconds(name: str, value: float) -> None:
+    """Refuse what is no length of time."""
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 < value < math.inf:
+        raise ConfigurationError(f"{name} is a number of seconds above 0, given {value!r}")

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from datetime import date, datetime, timedelta, timezone, tzinfo
 from enum import Enum
 from functools import lru_cache
-from zoneinfo import ZoneInfo
+from zoneinfo import ZoneInfo, available_timezones
 
 from .errors import ConfigurationError
 
@@ -41,6 +41,12 @@ def window_start(length: int | None, now: int) -> int:
     return 0 if length is None else max(0, now - length)
 
 
+@lru_cache(maxsize=1)
+def zone_names() -> frozenset[str]:
+    """Return the names of time zones; there are files of what is none, or counts leap seconds."""
+    return frozenset(available_timezones() - {"localtime", "Factory"})
+
+
 @lru_cache(maxsize=16)
 def load_zone(name: str) -> tzinfo:
     """Return the time zone of this name, as ``Europe/Berlin``, or :exc:`ConfigurationError`."""
@@ -59,7 +65,7 @@ def bucket_start(granularity: Granularity, timestamp: int, zone: tzinfo = timezo
     slot = min(timestamp, _LAST_DATED) // SLOT * SLOT
     if granularity is Granularity.HOUR:
         return _hour_start(slot, zone)
-    return _midnight(_FIRST_DAYS[granularity](_local(slot, zone).date()), zone)
+    return midnight(_FIRST_DAYS[granularity](_local(slot, zone).date()), zone)
 
 
 def next_bucket(granularity: Granularity, start: int, zone: tzinfo = timezone.utc) -> int:
@@ -72,7 +78,7 @@ def next_bucket(granularity: Granularity, start: int, zone: tzinfo = timezone.ut
             following += SLOT
         return following
     day = _local(start, zone).date()
-    return _midnight(_FIRST_DAYS[granularity](day + _SURELY_IN_NEXT[granularity]), zone)
+    return midnight(_FIRST_DAYS[granularity](day + _SURELY_IN_NEXT[granularity]), zone)
 
 
 def first_whole(granularity: Granularity, start: int, zone: tzinfo = timezone.utc) -> int:
@@ -119,14 +125,14 @@ def _hour_start(slot: int, zone: tzinfo) -> int:
     if full == start:
         return start
     # The clock was set by half an hour meanwhile: the hour in which it was is longer.
-    return max(full, _midnight(_local(slot, zone).date(), zone))
+    return max(full, midnight(_local(slot, zone).date(), zone))
 
 
 def _full_hour(slot: int, zone: tzinfo) -> int:
     return slot - _local(slot, zone).minute * 60 * SECOND // SLOT * SLOT
 
 
-def _midnight(day: date, zone: tzinfo) -> int:
+def midnight(day: date, zone: tzinfo) -> int:
     """Return when a day begins; where clocks skip midnight, with the first slot that it has."""
     # Of two midnights the first; of none, the moment in which the clock is set.
     start = round(datetime(day.year, day.month, day.day, tzinfo=zone).timestamp()) * SECOND

@@ -11,13 +11,23 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from datetime import tzinfo
 from pathlib import Path
 from typing import Protocol, TypeAlias
 
-from ..agents import ClassFilter
 from ..errors import ConfigurationError, Outage, StorageError, TrackerError
 from ..period import Granularity
-from ..reports import EndpointOutcomes, EndpointStats, Summary, TrendBucket
+from ..reports import (
+    Breakdown,
+    EndpointStats,
+    Outcomes,
+    Position,
+    Sessions,
+    Summary,
+    TrendBucket,
+    VisitsPage,
+)
+from ..selection import Selection
 from ..visit import Visit
 
 FINISHED = -1
@@ -27,6 +37,8 @@ BUSY_SECONDS = 0.5  # a report cannot wait long
 # microsecond or two.
 ENOUGH_TO_COUNT = 1 << 10
 FEW_UNCOUNTED = 1 << 15
+QUERY_TIMEOUT_SECONDS = 10.0
+ALL = Selection()
 Positions: TypeAlias = Mapping[str, int]
 
 
@@ -100,16 +112,84 @@ class Unread(Protocol):
         """Return what they hold beyond these positions, or raise :exc:`NotIngestedError`."""
 
 
+class Snapshot(Protocol):
+    """Exact answers about the visits of one moment, and what waits in the spool besides.
+
+    Where that cannot be taken along, :exc:`NotIngestedError` says so. For one thread.
+    """
+
+    def timezone(self) -> tzinfo:
+        """Return what hours, days, weeks and months are of, unless a question says otherwise."""
+
+    def stats(self, selection: Selection = ALL) -> list[EndpointStats]:
+        """Return one row per endpoint and method, most hits first."""
+
+    def summary(self, selection: Selection = ALL) -> Summary:
+        """Return the totals."""
+
+    def outcomes(self, selection: Selection = ALL) -> Outcomes:
+        """Return statuses, latencies and bytes of all visits."""
+
+    def outcomes_ever(self) -> Outcomes:
+        """Return those of all visits that were ever counted, whatever was deleted since."""
+
+    def outcomes_of_endpoints(self, selection: Selection = ALL) -> dict[tuple[str, str], Outcomes]:
+        """Return them by endpoint and method."""
+
+    def outcomes_of_buckets(
+        self,
+        selection: Selection,
+        granularity: Granularity,
+        buckets: Sequence[TrendBucket],
+        zone: tzinfo | None = None,
+    ) -> dict[int, Outcomes]:
+        """Return them by where each of ``buckets``, the trends of this question, starts."""
+
+    def trends(
+        self,
+        selection: Selection,
+        granularity: Granularity,
+        zone: tzinfo | None = None,
+    ) -> list[TrendBucket]:
+        """Return the buckets that have visits, newest first; ``zone`` is :meth:`timezone`'s if none."""
+
+    def visits(
+        self, selection: Selection = ALL, limit: int = 50, position: Position | None = None
+    ) -> VisitsPage:
+        """Return the newest visits, newest first, or those that follow on the page before."""
+
+    def oldest_visits(
+        self, selection: Selection, limit: int, behind: int | None, upto: int
+    ) -> list[tuple[int, Visit]]:
+        """Return the oldest visits, oldest first, each behind its id, of those with ids to ``upto``.
+
+        Or those that follow the one with the id ``behind``; :exc:`QueryError` where that is gone.
+        """
+
+    def newest_id(self) -> int:
+        """Return the greatest id of a visit; later ones have greater ids."""
+
+    def hits(self, selection: Selection) -> int:
+        """Return the number of visits."""
+
+    def users(self, selection: Selection) -> int:
+        """Return the number of users."""
+
+    def breakdown(self, selection: Selection, by: str, limit: int) -> Breakdown:
+        """Return the values of ``by``, one of :data:`~wsgi_tracker.selection.FILTERS`."""
+
+    def sessions(self, selection: Selection) -> Sessions:
+        """Return the totals of sessions."""
+
+
 KeptLines: TypeAlias = Callable[[Sequence[bytes]], AbstractContextManager[object]]
 
 
 class Storage(Protocol):
     """Visits, and exact answers about them.
 
-    Every method may raise :exc:`StorageError`. A window's ``start`` is in microseconds since the
-    epoch; it has no end. ``only`` leaves out visits of other user agents. ``unread`` are visits to
-    take along; where that cannot be done, :exc:`NotIngestedError` says so. Safe to share between
-    threads, and usable after a fork.
+    Every method may raise :exc:`StorageError`. Safe to share between threads, and usable after a
+    fork.
 
     Who meets an outage that keeps visits in the spool reports it to ``outage``: however many do,
     it is logged once.
@@ -173,32 +253,14 @@ class Storage(Protocol):
     def configure(self, settings: Mapping[str, str | None]) -> None:
         """Change these settings, for every application that comes after; ``None`` forgets one."""
 
-    def stats(
-        self, start: int, only: ClassFilter | None = None, unread: Unread | None = None
-    ) -> list[EndpointStats]:
-        """Return one row per endpoint and method, most hits first."""
+    def snapshot(
+        self, unread: Unread | None = None, *, long: bool = False
+    ) -> AbstractContextManager[Snapshot]:
+        """Enter one moment of it, to make reports of; ``unread`` are visits to take along.
 
-    def summary(
-        self, start: int, only: ClassFilter | None = None, unread: Unread | None = None
-    ) -> Summary:
-        """Return the totals."""
-
-    def outcomes(self, start: int, only: ClassFilter | None = None) -> list[EndpointOutcomes]:
-        """Return statuses and latencies, one row per endpoint and method."""
-
-    def trends(
-        self,
-        start: int,
-        granularity: Granularity,
-        only: ClassFilter | None = None,
-        unread: Unread | None = None,
-    ) -> list[TrendBucket]:
-        """Return the buckets that have visits, newest first."""
-
-    def visits(
-        self, limit: int, only: ClassFilter | None = None, unread: Unread | None = None
-    ) -> list[Visit]:
-        """Return the newest visits, newest first."""
+        ``long`` are questions that may take seconds: only so many are answered at once that others
+        need not wait for them. Raises :exc:`QueryTimeoutError` where they take too long.
+        """
 
     def set_retention(self, days: int) -> None:
         """Keep visits for so many days, or with 0 for ever; the value given last holds."""
@@ -248,6 +310,7 @@ def open_storage(
     make_secret: Callable[[], bytes] = random_secret,
     used_before: bool = False,
     busy_seconds: float = BUSY_SECONDS,
+    query_timeout_seconds: float = QUERY_TIMEOUT_SECONDS,
 ) -> Storage:
     """Open, or create, the storage that ``database`` names: a path or ``sqlite:///path``.
 
@@ -255,7 +318,7 @@ def open_storage(
     :exc:`ConfigurationError` where that cannot work, which is a mistake of who configures it; not
     where the database was ``used_before``: then something befell it, which is logged, and what
     needs it raises :exc:`StorageError` until it is over. Who writes waits for others as long as
-    ``busy_seconds``.
+    ``busy_seconds``; a report takes no longer than ``query_timeout_seconds``.
     """
     from .sqlite import SQLiteStorage
 
@@ -265,6 +328,7 @@ def open_storage(
         make_secret=make_secret,
         used_before=used_before,
         busy_seconds=busy_seconds,
+        query_timeout_seconds=query_timeout_seconds,
     )
 
 

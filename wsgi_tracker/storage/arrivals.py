@@ -11,10 +11,9 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from ..agents import ClassFilter
 from ..visit import FIELDS, Visit
 from . import HardBatchError, NotIngestedError, Unread
-from .classes import class_condition, class_value
+from .classes import class_condition
 from .intake import fill_batch, read_positions
 
 CREATE_ARRIVALS = """
@@ -48,7 +47,7 @@ def gather(
     connection: sqlite3.Connection,
     start: int,
     counted_id: int,
-    only: ClassFilter | None,
+    agent_class: str | None,
     unread: Unread | None,
 ) -> None:
     """Fill ``temp.arrivals`` from ``start`` on: with greater ids' visits, and with what waits."""
@@ -56,37 +55,37 @@ def gather(
         connection.execute("DELETE FROM temp.arrivals")
         connection.execute(STORED, {"counted_id": counted_id, "start": start})
         if unread is not None:
-            _take_along(connection, start, only, unread)
+            _take_along(connection, start, agent_class, unread)
 
 
 def newest(
     connection: sqlite3.Connection,
     start: int,
     limit: int,
-    only: ClassFilter | None,
+    agent_class: str | None,
     unread: Unread,
 ) -> list[Visit]:
     """Return the newest visits that wait, newest first."""
     with _writing(connection):
         connection.execute("DELETE FROM temp.arrivals")
-        _take_along(connection, start, only, unread)
-    values = {"start": start, "limit": limit, "only": class_value(only)}
-    rows = connection.execute(NEWEST.format(only=class_condition(only)), values)
+        _take_along(connection, start, agent_class, unread)
+    values = {"start": start, "limit": limit, "only": agent_class}
+    rows = connection.execute(NEWEST.format(only=class_condition(agent_class)), values)
     return [Visit(*row) for row in rows]
 
 
 def _take_along(
-    connection: sqlite3.Connection, start: int, only: ClassFilter | None, unread: Unread
+    connection: sqlite3.Connection, start: int, agent_class: str | None, unread: Unread
 ) -> None:
     batch = unread.read(read_positions(connection, unread.segments))
     try:
         fill_batch(connection, batch)
     except HardBatchError as error:
         raise NotIngestedError(str(error)) from error
-    connection.execute(WAITING, {"has_class": only is not None, "start": start})
+    connection.execute(WAITING, {"has_class": agent_class is not None, "start": start})
     if connection.execute(IS_NEW_ENDPOINT).fetchone()[0]:
         raise NotIngestedError("an endpoint is new")
-    if only is not None and connection.execute(IS_NEW_AGENT).fetchone()[0]:
+    if agent_class is not None and connection.execute(IS_NEW_AGENT).fetchone()[0]:
         raise NotIngestedError("the class of a user agent is not decided yet")
 
 

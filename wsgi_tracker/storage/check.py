@@ -13,7 +13,7 @@ from ..period import SLOT, Granularity, first_whole
 from .calendar import buckets_of, read_zone
 from .changes import DAY_LEVEL, HOUR_LEVEL, LEVELS, MONTH_LEVEL, SLOT_LEVEL, SUMMED_UP, WEEK_LEVEL
 from .counters import CLASS_ID, read_state
-from .outcomes import STATUS_CLASS, latency_of
+from .outcomes import BYTES, LATENCY, STATUS_CLASS
 
 NAMES = ("slot", *(granularity.value for granularity in Granularity))
 FLAGS = "users_hour, users_day, users_week, users_month, users"
@@ -78,11 +78,17 @@ LATEST = "SELECT endpoint_id, class_id, last FROM latest WHERE last >= :floor"
 LATEST_FOUND = f"""
 {VISITS} SELECT endpoint_id, class_id, max(timestamp) FROM visit GROUP BY 1, 2"""
 OUTCOMES = """
-SELECT day, endpoint_id, status_class, latency, hits FROM outcomes WHERE day >= :day"""
+SELECT bucket, endpoint_id, status_class, latency, hits, bytes FROM outcomes
+WHERE level = {level} AND bucket >= :{name}"""
 OUTCOMES_FOUND = f"""
-SELECT day, endpoint_id, {STATUS_CLASS}, {latency_of("duration_us")}, count(*)
-FROM visits JOIN calendar ON slot = timestamp / {SLOT}
-WHERE timestamp >= :floor AND id <= :counted_id AND day >= :day GROUP BY 1, 2, 3, 4"""
+WITH went AS (
+    SELECT {{name}} AS bucket, endpoint_id, {STATUS_CLASS} AS status_class, {LATENCY} AS latency,
+        bytes_sent
+    FROM visits JOIN calendar ON slot = timestamp / {SLOT}
+    WHERE timestamp >= :floor AND id <= :counted_id AND {{name}} >= :{{name}}
+)
+SELECT bucket, endpoint_id, status_class, latency, count(*), {BYTES} FROM went GROUP BY 1, 2, 3, 4
+UNION ALL SELECT bucket, 0, status_class, latency, count(*), {BYTES} FROM went GROUP BY 1, 3, 4"""
 CALENDAR = "SELECT slot, hour, day, week, month FROM calendar WHERE slot >= :slot"
 
 
@@ -140,4 +146,9 @@ def _comparisons() -> Iterator[tuple[str, str, str]]:
                 found.format(**words, **numbers),
             )
     yield "latest (endpoint, class, last)", LATEST, LATEST_FOUND
-    yield "outcomes (day, endpoint, status class, latency, hits)", OUTCOMES, OUTCOMES_FOUND
+    for level, name in ((DAY_LEVEL, "day"), (MONTH_LEVEL, "month")):
+        yield (
+            f"outcomes ({name}, endpoint, status class, latency, hits, bytes)",
+            OUTCOMES.format(level=level, name=name),
+            OUTCOMES_FOUND.format(name=name),
+        )

@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import TypeAlias
 
-from ..agents import ClassFilter, Classify, data_version, load_classifier
+from ..agents import Classify, data_version, load_classifier
 from .schema import transaction
 
 REST_SECONDS = 1.0  # for those beyond what a batch's transaction has time for
@@ -39,16 +39,9 @@ CASE WHEN user_agent_id IS NULL THEN 'empty' ELSE coalesce(
     (SELECT class FROM user_agents WHERE user_agents.id = user_agent_id), 'unknown') END"""
 
 
-def class_condition(only: ClassFilter | None) -> str:
-    """Return what visits must fulfil, with ``:only`` for :func:`class_value`."""
-    if only is None:
-        return "true"
-    return f"{CLASS_OF_VISIT} {'<>' if only.excluded else '='} :only"
-
-
-def class_value(only: ClassFilter | None) -> str | None:
-    """Return what ``:only`` is in :func:`class_condition`."""
-    return None if only is None else only.agent_class
+def class_condition(agent_class: str | None) -> str:
+    """Return what visits of a class fulfil, with the class as ``:only``; of all, anything."""
+    return "true" if agent_class is None else f"{CLASS_OF_VISIT} = :only"
 
 
 def read_data_version(connection: sqlite3.Connection) -> str | None:

@@ -16,7 +16,6 @@ from collections import defaultdict
 from collections.abc import Iterable
 from typing import TypeAlias
 
-from ..agents import ClassFilter
 from ..period import (
     LAST_TIMESTAMP,
     SLOT,
@@ -29,7 +28,6 @@ from ..period import (
 from ..reports import EndpointStats, Summary, TrendBucket
 from . import Unread
 from .changes import DAY_LEVEL, HOUR_LEVEL, MONTH_LEVEL, SLOT_LEVEL, WEEK_LEVEL
-from .counters import read_state
 from .window import Window
 
 LEVEL = {
@@ -195,31 +193,27 @@ SELECT bucket, 0, 0, count(*) FROM (
 ) GROUP BY bucket"""
 
 
-def can_answer(connection: sqlite3.Connection, only: ClassFilter | None) -> bool:
-    """Return whether counters know; not of all classes but one: users of several do not add up."""
-    return (only is None or not only.excluded) and read_state(connection).is_useful
-
-
 def stats(
     connection: sqlite3.Connection,
     start: int,
-    only: ClassFilter | None,
+    agent_class: str | None,
     unread: Unread | None = None,
 ) -> list[EndpointStats]:
     """Return one row per endpoint and method, most hits first."""
     return [
-        EndpointStats(*row) for row in Window(connection, start, only, unread).ask(STATS, "hour")
+        EndpointStats(*row)
+        for row in Window(connection, start, agent_class, unread).ask(STATS, "hour")
     ]
 
 
 def summary(
     connection: sqlite3.Connection,
     start: int,
-    only: ClassFilter | None,
+    agent_class: str | None,
     unread: Unread | None = None,
 ) -> Summary:
     """Return the totals."""
-    window = Window(connection, start, only, unread)
+    window = Window(connection, start, agent_class, unread)
     hits, users = window.ask(TOTALS, "slot").fetchone()
     endpoints, newest = window.ask(ENDPOINTS).fetchone()
     (oldest,) = window.ask(OLDEST, "slot").fetchone()
@@ -230,11 +224,11 @@ def trends(
     connection: sqlite3.Connection,
     start: int,
     granularity: Granularity,
-    only: ClassFilter | None,
+    agent_class: str | None,
     unread: Unread | None = None,
 ) -> list[TrendBucket]:
     """Return the buckets that have visits, newest first."""
-    window = Window(connection, start, only, unread)
+    window = Window(connection, start, agent_class, unread)
     figures: defaultdict[int, tuple[int, int, int]] = defaultdict(lambda: (0, 0, 0))
     for rows in (
         _whole_buckets(window, granularity),

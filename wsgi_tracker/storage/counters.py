@@ -40,7 +40,7 @@ from ..period import SLOT
 from . import FEW_UNCOUNTED
 from .calendar import fill_calendar
 from .changes import add_changes
-from .outcomes import count_outcomes
+from .outcomes import EVER_LEVEL, count_outcomes
 
 NOTHING = -(2**63)  # below every id
 # At once: as many as a batch can have, a quarter of a second's work.
@@ -52,18 +52,25 @@ SELECT
     coalesce(max(value) FILTER (WHERE name = 'counted_changes'), -1),
     coalesce(max(value) FILTER (WHERE name = 'changes'), 0),
     coalesce(max(value) FILTER (WHERE name = 'floor'), 0),
+    coalesce(max(value) FILTER (WHERE name = 'measured_id'), -9223372036854775808),
     coalesce((SELECT max(id) FROM visits), -9223372036854775808)
-FROM settings WHERE name IN ('counted_id', 'counted_changes', 'changes', 'floor')"""
+FROM settings
+WHERE name IN ('counted_id', 'counted_changes', 'changes', 'floor', 'measured_id')"""
 COUNTED_UPTO = """
 INSERT OR REPLACE INTO settings (name, value) VALUES ('counted_id', :upto),
+    ('measured_id', max(:upto, :measured_id)),
     ('counted_agent_id', coalesce((SELECT max(id) FROM user_agents), 0))"""
+# Ids of visits that were deleted are given again.
+MEASURED_AT_MOST = """
+UPDATE settings SET value = min(value, coalesce((SELECT max(id) FROM visits), -9223372036854775808))
+WHERE name = 'measured_id'"""
 END_OF_STEP = """
 SELECT max(id) FROM (SELECT id FROM visits WHERE id > ? ORDER BY id LIMIT ?)"""
 NAME_CLASSES = """
 INSERT OR IGNORE INTO classes (class) SELECT DISTINCT class FROM user_agents
 WHERE class IS NOT NULL
 AND id > coalesce((SELECT value FROM settings WHERE name = 'counted_agent_id'), 0)"""
-TABLES = "calendar visitors pairs latest totals hits outcomes".split()
+TABLES = "calendar visitors pairs latest totals hits".split()
 
 TEMPORARY = """
 CREATE TEMP TABLE recent (user_id INTEGER, endpoint_id INTEGER, class_id INTEGER, slot INTEGER,
@@ -86,8 +93,11 @@ CREATE TEMP TABLE appeared (level INTEGER, bucket INTEGER, endpoint TEXT, class_
 CREATE TEMP TABLE resized (level INTEGER, class_id INTEGER, bucket INTEGER,
     PRIMARY KEY (level, class_id, bucket)
 ) WITHOUT ROWID;
+CREATE TEMP TABLE outcome_changes (level INTEGER, bucket INTEGER, endpoint_id INTEGER,
+    status_class INTEGER, latency INTEGER, hits INTEGER, bytes INTEGER);
 """
-TEMPORARY_TABLES = "recent mixed slots moved total_changes hit_changes appeared resized".split()
+TEMPORARY_TABLES = """
+recent mixed slots moved total_changes hit_changes appeared resized outcome_changes""".split()
 
 CLASS_ID = """
 CASE WHEN visits.user_agent_id IS NULL THEN 1 ELSE coalesce((
@@ -184,13 +194,15 @@ ON CONFLICT (endpoint_id, class_id) DO UPDATE SET last = max(last, excluded.last
 class State:
     """Which visits are counted: those with ids to ``counted_id``, from ``floor`` on.
 
-    That holds as long as ``changes`` to visits are those that were known.
+    That holds as long as ``changes`` to visits are those that were known. Those with ids to
+    ``measured_id`` were counted at some time.
     """
 
     counted_id: int
     counted_changes: int
     changes: int
     floor: int
+    measured_id: int
     newest_id: int
 
     @property
@@ -236,7 +248,15 @@ def fold(connection: sqlite3.Connection) -> bool:
     if state.is_complete:
         return False
     (upto,) = connection.execute(END_OF_STEP, (state.counted_id, VISITS_PER_STEP)).fetchone()
-    values = {"counted_id": state.counted_id, "upto": upto, "floor": state.floor}
+    are_new = state.counted_id >= state.measured_id
+    if not are_new:
+        upto = min(upto, state.measured_id)
+    values = {
+        "counted_id": state.counted_id,
+        "upto": upto,
+        "floor": state.floor,
+        "measured_id": state.measured_id,
+    }
     connection.execute(NAME_CLASSES)
     connection.execute(RECENT, values)
     fill_calendar(connection)
@@ -250,7 +270,7 @@ def fold(connection: sqlite3.Connection) -> bool:
     for statement in NEIGHBOURS:
         connection.execute(statement, values)
     add_changes(connection, 1)
-    count_outcomes(connection, NEW, values)
+    count_outcomes(connection, NEW, values, are_new=are_new)
     for statement in KEEP_LAST:
         connection.execute(statement)
     clear(connection)
@@ -262,12 +282,14 @@ def start_anew(connection: sqlite3.Connection) -> None:
     """Forget all that was counted."""
     for table in TABLES:
         connection.execute(f"DELETE FROM {table}")
+    connection.execute(f"DELETE FROM outcomes WHERE level <> {EVER_LEVEL}")
     connection.execute(
         "INSERT OR REPLACE INTO settings (name, value) VALUES ('counted_id', ?), "
         "('counted_agent_id', 0), "
         "('counted_changes', (SELECT value FROM settings WHERE name = 'changes'))",
         (NOTHING,),
     )
+    connection.execute(MEASURED_AT_MOST)
 
 
 def clear(connection: sqlite3.Connection) -> None:

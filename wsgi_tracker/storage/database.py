@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-from ..errors import StorageError, logger
+from ..errors import QueryTimeoutError, StorageError, logger
 from . import NotIngestedError
 from .arrivals import CREATE_ARRIVALS
 from .counters import prepare_counting
@@ -33,21 +33,28 @@ NO_FILE = (0, 0)
 # Workers that start together wait for the one that makes the schema; a request does not.
 START_PATIENCE_SECONDS = 10.0
 LOG_PATIENCE_SECONDS = 10.0
+STEPS_PER_LOOK = 100_000  # of SQLite's machine, a few milliseconds
 
 
 class Database:
     """One SQLite file, and this process's connections to it.
 
     ``make_secret`` returns the key of every ``user_hash`` where a new file is made. Who else writes
-    is waited for as long as ``busy_seconds``.
+    is waited for as long as ``busy_seconds``; a report takes ``query_timeout_seconds`` at most.
     """
 
     def __init__(
-        self, path: Path, make_secret: Callable[[], bytes], *, busy_seconds: float
+        self,
+        path: Path,
+        make_secret: Callable[[], bytes],
+        *,
+        busy_seconds: float,
+        query_timeout_seconds: float,
     ) -> None:
         self.path = path
         self._make_secret = make_secret
         self._busy_seconds = busy_seconds
+        self._query_timeout_seconds = query_timeout_seconds
         self._patience_seconds = START_PATIENCE_SECONDS
         self._pool = ConnectionPool(path, self._connect)
         self._inode: tuple[int, int] | None = None
@@ -63,10 +70,35 @@ class Database:
             self._pool.close()
 
     @contextmanager
-    def read(self) -> Iterator[PooledConnection]:
-        """Lend a reader within one transaction, so that a report sees one moment."""
+    def report(self, *, long: bool = False) -> Iterator[PooledConnection]:
+        """Lend a reader as :meth:`read` does, and interrupt it when the time for a report is over."""
+        with self.read(long=long) as connection, self._in_time(connection):
+            yield connection
+
+    @contextmanager
+    def _in_time(self, connection: PooledConnection) -> Iterator[None]:
+        deadline = time.monotonic() + self._query_timeout_seconds
+        connection.set_progress_handler(lambda: time.monotonic() > deadline, STEPS_PER_LOOK)
+        try:
+            yield
+        except sqlite3.OperationalError as error:
+            if "interrupted" not in str(error):
+                raise
+            raise QueryTimeoutError(
+                f"this takes longer than query_timeout_seconds, {self._query_timeout_seconds:g}: "
+                f"ask about a shorter time, or fewer filters at once"
+            ) from error
+        finally:
+            connection.set_progress_handler(None, 0)
+
+    @contextmanager
+    def read(self, *, long: bool = False) -> Iterator[PooledConnection]:
+        """Lend a reader within one transaction, so that what is read is of one moment.
+
+        ``long`` is what may take seconds.
+        """
         put_off = None
-        with storage_errors(self.path), self._pool.reader() as connection:
+        with storage_errors(self.path), self._pool.reader(long=long) as connection:
             connection.execute("BEGIN")
             require_schema(connection)
             try:

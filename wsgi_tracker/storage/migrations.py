@@ -297,6 +297,21 @@ CREATE TABLE hits (
         # All is counted anew.
         "UPDATE settings SET value = value + 1 WHERE name = 'changes'",
     ),
+    5: (
+        "DROP TABLE outcomes",
+        """
+CREATE TABLE outcomes (
+    level INTEGER NOT NULL,  -- days and months
+    bucket INTEGER NOT NULL,
+    endpoint_id INTEGER NOT NULL,  -- 0: all
+    status_class INTEGER NOT NULL,  -- 2 for 200 to 299, 0 where there is no status
+    latency INTEGER NOT NULL,  -- the number of a bucket of latency.py, -1 where none is known
+    hits INTEGER NOT NULL,
+    bytes INTEGER NOT NULL,
+    PRIMARY KEY (level, bucket, endpoint_id, status_class, latency)
+) WITHOUT ROWID""",
+        "UPDATE settings SET value = value + 1 WHERE name = 'changes'",
+    ),
 }
 
 

@@ -1,23 +1,26 @@
-"""How visits went: how many of a day and endpoint had which class of status and which latency."""
+"""How visits went: how many had which class of status and which latency, and the bytes they sent.
+
+Counted for each endpoint, and for all of them as endpoint 0, of days and months.
+"""
 
 from __future__ import annotations
 
 import sqlite3
 from collections.abc import Mapping
 
-from ..agents import ClassFilter
-from ..latency import BOUNDS
-from ..period import LAST_TIMESTAMP, SLOT, Granularity, first_whole
-from ..reports import EndpointOutcomes
-from .calendar import read_zone
-from .classes import class_condition, class_value
+from ..latency import BOUNDS, UNKNOWN
+from ..period import SLOT
+from .changes import DAY_LEVEL, MONTH_LEVEL
 
 STATUS_CLASS = "coalesce(status, 0) / 100"
+BYTES = "sum(coalesce(bytes_sent, 0))"
 
 
 def latency_of(duration: str) -> str:
     """Return SQL for the number of the bucket; a search by halves, as SQLite may have no log()."""
-    return _halves(f"coalesce({duration}, 0)", 0, len(BOUNDS))
+    return (
+        f"CASE WHEN {duration} IS NULL THEN {UNKNOWN} ELSE {_halves(duration, 0, len(BOUNDS))} END"
+    )
 
 
 def _halves(duration: str, first: int, end: int) -> str:
@@ -28,48 +31,44 @@ def _halves(duration: str, first: int, end: int) -> str:
     return f"CASE WHEN {duration} < {BOUNDS[middle]} THEN {lower} ELSE {upper} END"
 
 
-COUNT = f"""
-INSERT INTO outcomes (day, endpoint_id, status_class, latency, hits)
-SELECT day, endpoint_id, {STATUS_CLASS}, {latency_of("duration_us")}, {{sign}} * count(*)
-FROM visits CROSS JOIN calendar ON slot = timestamp / {SLOT} WHERE {{which}} GROUP BY 1, 2, 3, 4
-ON CONFLICT (day, endpoint_id, status_class, latency) DO UPDATE SET hits = hits + excluded.hits"""
-
-# Whole days as they were counted; what comes before them, or came since, from the visits.
-READ = f"""
-SELECT endpoint, method, status_class, latency, sum(hits) FROM (
-    SELECT endpoint_id, status_class, latency, hits FROM outcomes WHERE day >= :day
-    UNION ALL
-    SELECT endpoint_id, {STATUS_CLASS}, {latency_of("duration_us")}, count(*) FROM visits
-    WHERE timestamp >= :start AND timestamp < :day * {SLOT} AND {{only}} GROUP BY 1, 2, 3
-    UNION ALL
-    SELECT endpoint_id, {STATUS_CLASS}, {latency_of("duration_us")}, count(*) FROM visits
-    NOT INDEXED WHERE id > :counted_id AND timestamp >= :day * {SLOT} AND {{only}} GROUP BY 1, 2, 3
-) CROSS JOIN endpoints ON endpoints.id = endpoint_id
-GROUP BY endpoint, method, status_class, latency"""
-NEVER = LAST_TIMESTAMP // SLOT + 1
+LATENCY = latency_of("duration_us")
+CHANGE_DAYS = f"""
+INSERT INTO temp.outcome_changes
+SELECT {DAY_LEVEL}, day, endpoint_id, {STATUS_CLASS}, {LATENCY}, :sign * count(*), :sign * {BYTES}
+FROM visits CROSS JOIN calendar ON slot = timestamp / {SLOT} WHERE {{which}} GROUP BY 2, 3, 4, 5"""
+SUM_UP = (
+    f"""
+INSERT INTO temp.outcome_changes
+SELECT {MONTH_LEVEL}, month, endpoint_id, status_class, latency, sum(hits), sum(bytes)
+FROM temp.outcome_changes CROSS JOIN calendar ON slot = bucket GROUP BY 2, 3, 4, 5""",
+    """
+INSERT INTO temp.outcome_changes
+SELECT level, bucket, 0, status_class, latency, sum(hits), sum(bytes)
+FROM temp.outcome_changes GROUP BY 1, 2, 4, 5""",
+)
+# Of all that was ever counted; nothing is taken from it.
+EVER_LEVEL = 5
+SUM_EVER = f"""
+INSERT INTO temp.outcome_changes
+SELECT {EVER_LEVEL}, 0, 0, status_class, latency, sum(hits), sum(bytes)
+FROM temp.outcome_changes WHERE level = {MONTH_LEVEL} AND endpoint_id = 0 GROUP BY 4, 5"""
+ADD = """
+INSERT INTO outcomes (level, bucket, endpoint_id, status_class, latency, hits, bytes)
+SELECT level, bucket, endpoint_id, status_class, latency, hits, bytes
+FROM temp.outcome_changes WHERE true
+ON CONFLICT (level, bucket, endpoint_id, status_class, latency)
+DO UPDATE SET hits = hits + excluded.hits, bytes = bytes + excluded.bytes"""
 
 
 def count_outcomes(
-    connection: sqlite3.Connection, which: str, values: Mapping[str, int], sign: int = 1
+    connection: sqlite3.Connection,
+    which: str,
+    values: Mapping[str, int],
+    sign: int = 1,
+    *,
+    are_new: bool = False,
 ) -> None:
-    """Add these visits, or with ``sign`` -1 take them away."""
-    connection.execute(COUNT.format(which=which, sign=sign), values)
-
-
-def read_outcomes(
-    connection: sqlite3.Connection, start: int, only: ClassFilter | None, counted_id: int | None
-) -> list[EndpointOutcomes]:
-    """Return one row per endpoint and method; of a class of user agents, from the visits alone.
-
-    Visits with ids to ``counted_id``, if there is one, are those that are counted.
-    """
-    day = NEVER
-    if counted_id is not None and only is None:
-        day = first_whole(Granularity.DAY, start, read_zone(connection)) // SLOT
-    values = {"start": start, "day": day, "counted_id": counted_id, "only": class_value(only)}
-    rows = connection.execute(READ.format(only=class_condition(only)), values)
-    found: dict[tuple[str, str], EndpointOutcomes] = {}
-    for endpoint, method, status_class, latency, hits in rows:
-        row = found.setdefault((endpoint, method), EndpointOutcomes(endpoint, method))
-        row.hits[status_class, latency] = hits
-    return list(found.values())
+    """Add these visits, or with ``sign`` -1 take them away; they are new if never counted before."""
+    connection.execute(CHANGE_DAYS.format(which=which), {**values, "sign": sign})
+    for statement in (*SUM_UP, *([SUM_EVER] if are_new else []), ADD):
+        connection.execute(statement)

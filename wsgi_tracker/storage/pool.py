@@ -12,7 +12,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from ..errors import PoolTimeoutError
@@ -52,6 +52,7 @@ class ConnectionPool:
         self._database = database
         self._connect = connect
         self._readers = readers
+        self._long_readers = max(1, readers // 2)
         self._timeout_seconds = timeout_seconds
         self._reset()
         watch_forks(
@@ -65,32 +66,44 @@ class ConnectionPool:
         self._idle: deque[PooledConnection] = deque()
         self._lent: set[PooledConnection] = set()
         self._slots = threading.BoundedSemaphore(self._readers)
+        self._long_slots = threading.BoundedSemaphore(self._long_readers)
         self._writer: PooledConnection | None = None
         self._writer_lock = new_lock()
         self._held: list[int] = []  # loans that each fork under way keeps back
 
     @contextmanager
-    def reader(self) -> Iterator[PooledConnection]:
-        """Lend a read-only connection; :exc:`PoolTimeoutError` when none comes free in time."""
+    def reader(self, *, long: bool = False) -> Iterator[PooledConnection]:
+        """Lend a read-only connection; :exc:`PoolTimeoutError` when none comes free in time.
+
+        Only half of them are lent for ``long``: the others are left to what takes milliseconds.
+        """
         self._check_process()
-        slots = self._slots
+        with ExitStack() as slots:
+            if long:
+                self._take(slots, self._long_slots, self._long_readers)
+            self._take(slots, self._slots, self._readers)
+            with self._lending() as connection:
+                yield connection
+
+    def _take(self, taken: ExitStack, slots: threading.BoundedSemaphore, count: int) -> None:
         if not slots.acquire(timeout=self._timeout_seconds):
             raise PoolTimeoutError(
-                f"all {self._readers} connections stayed busy for {self._timeout_seconds:g} s"
+                f"all {count} connections stayed busy for {self._timeout_seconds:g} s"
             )
+        taken.callback(slots.release)
+
+    @contextmanager
+    def _lending(self) -> Iterator[PooledConnection]:
+        connection = self._take_idle() or self._open(writing=False)
         try:
-            connection = self._take_idle() or self._open(writing=False)
-            try:
-                yield connection
-            except BaseException:
-                self._discard(connection)
-                raise
-            # A child that was forked while this was lent has forgotten it.
-            if connection in self._lent:
-                self._lent.discard(connection)
-                self._idle.append(connection)
-        finally:
-            slots.release()
+            yield connection
+        except BaseException:
+            self._discard(connection)
+            raise
+        # A child that was forked while this was lent has forgotten it.
+        if connection in self._lent:
+            self._lent.discard(connection)
+            self._idle.append(connection)
 
     @contextmanager
     def writer(self) -> Iterator[PooledConnection]:

@@ -1,79 +1,128 @@
 """Reports from the visits themselves: exact whatever is asked, as slow as there are visits.
 
-Within the caller's transaction. ``start`` is in microseconds since the epoch, and no window has an
-end; ``only`` is a class of user agents.
+Within the caller's transaction, in which nothing is written.
 """
 
 from __future__ import annotations
 
 import sqlite3
+from dataclasses import replace
+from datetime import tzinfo
 
-from ..agents import ClassFilter
+from ..errors import QueryError
 from ..period import Granularity, bucket_label, bucket_start, next_bucket
-from ..reports import EndpointStats, Summary, TrendBucket
+from ..reports import EndpointStats, Position, Summary, TrendBucket
+from ..selection import Selection
 from ..visit import FIELDS, Visit
-from .calendar import read_zone
-from .classes import class_condition, class_value
+from .conditions import rows_of
 
+# The sign keeps SQLite from another index, which has endpoints in order, and all visits of each.
 STATS = """
 SELECT endpoint, method, hits, users, first, last FROM (
     SELECT endpoint_id, count(*) AS hits, count(DISTINCT user_id) AS users,
         min(timestamp) AS first, max(timestamp) AS last
-    FROM visits WHERE timestamp >= :start AND {only} GROUP BY endpoint_id
-) JOIN endpoints ON endpoints.id = endpoint_id
+    FROM {source} WHERE {where} GROUP BY +endpoint_id
+) CROSS JOIN endpoints ON endpoints.id = endpoint_id
 ORDER BY hits DESC, endpoint, method"""
-SUMMARY = """
-SELECT count(*), count(DISTINCT endpoint), count(DISTINCT user_id), min(timestamp), max(timestamp)
-FROM visits JOIN endpoints ON endpoints.id = endpoint_id WHERE timestamp >= :start AND {only}"""
+ENDPOINTS = """
+SELECT count(DISTINCT endpoint) FROM endpoints
+WHERE id IN (SELECT endpoint_id FROM {source} WHERE {where})"""
+SUMMARY = f"""
+SELECT count(*), ({ENDPOINTS}), count(DISTINCT user_id), min(timestamp), max(timestamp)
+FROM {{source}} WHERE {{where}}"""
+BUCKET = f"SELECT count(*), count(DISTINCT user_id), ({ENDPOINTS}) FROM {{source}} WHERE {{where}}"
 NEXT_VISIT = """
-SELECT timestamp FROM visits WHERE timestamp >= :start AND {only} ORDER BY timestamp LIMIT 1"""
-BUCKET = """
-SELECT count(*), count(DISTINCT user_id), count(DISTINCT endpoint)
-FROM visits JOIN endpoints ON endpoints.id = endpoint_id
-WHERE timestamp >= :start AND timestamp < :end AND {only}"""
+SELECT timestamp FROM visits INDEXED BY visits_timestamp
+WHERE timestamp >= ? AND timestamp < ? ORDER BY timestamp LIMIT 1"""
+_VISIT = f"id, timestamp_us, {', '.join(FIELDS[1:]).replace('path', 'nullif(path, endpoint)')}"
 VISITS = f"""
-SELECT timestamp_us, {", ".join(FIELDS[1:]).replace("path", "nullif(path, endpoint)")}
-FROM user_visits
-WHERE id IN (SELECT id FROM visits WHERE timestamp >= :start AND {{only}}
-    ORDER BY timestamp DESC, id DESC LIMIT :limit)
+SELECT {_VISIT} FROM user_visits
+WHERE id IN (SELECT id FROM {{source}} WHERE {{where}} AND timestamp <= :upto
+    AND (timestamp < :upto OR id < :before) ORDER BY timestamp DESC, id DESC LIMIT :limit)
 ORDER BY timestamp_us DESC, id DESC"""
+OLDEST = f"""
+SELECT {_VISIT} FROM user_visits
+WHERE id IN (SELECT id FROM {{source}} WHERE {{where}} AND timestamp >= :since
+    AND (timestamp > :since OR id > :behind) AND +id <= :upto ORDER BY timestamp, id LIMIT :limit)
+ORDER BY timestamp_us, id"""
+USERS = "SELECT count(DISTINCT user_id) FROM {source} WHERE {where}"
+HITS = "SELECT count(*) FROM {source} WHERE {where}"
+TIMESTAMP = "SELECT timestamp FROM visits WHERE id = ?"
+FOREVER = 2**63 - 1
 
 
-def stats(
-    connection: sqlite3.Connection, start: int, only: ClassFilter | None
-) -> list[EndpointStats]:
+def stats(connection: sqlite3.Connection, selection: Selection) -> list[EndpointStats]:
     """Return one row per endpoint and method, most hits first."""
-    return [EndpointStats(*row) for row in _ask(connection, STATS, only, start=start)]
+    return [EndpointStats(*row) for row in _ask(connection, STATS, selection)]
 
 
-def summary(connection: sqlite3.Connection, start: int, only: ClassFilter | None) -> Summary:
+def summary(connection: sqlite3.Connection, selection: Selection) -> Summary:
     """Return the totals."""
-    return Summary(*_ask(connection, SUMMARY, only, start=start).fetchone())
+    return Summary(*_ask(connection, SUMMARY, selection).fetchone())
 
 
 def trends(
-    connection: sqlite3.Connection, start: int, granularity: Granularity, only: ClassFilter | None
+    connection: sqlite3.Connection, selection: Selection, granularity: Granularity, zone: tzinfo
 ) -> list[TrendBucket]:
     """Return the buckets that have visits, newest first."""
-    zone, buckets = read_zone(connection), []
-    while row := _ask(connection, NEXT_VISIT, only, start=start).fetchone():
+    start, end = selection.start, FOREVER if selection.end is None else selection.end
+    buckets = []
+    while row := connection.execute(NEXT_VISIT, (start, end)).fetchone():
         bucket = bucket_start(granularity, row[0], zone)
-        end = next_bucket(granularity, bucket, zone)
-        figures = _ask(connection, BUCKET, only, start=start, end=end).fetchone()
-        buckets.append(TrendBucket(bucket, bucket_label(granularity, bucket, zone), *figures))
-        start = end
+        following = min(next_bucket(granularity, bucket, zone), end)
+        within = replace(selection, start=start, end=following)
+        figures = _ask(connection, BUCKET, within).fetchone()
+        if figures[0]:
+            buckets.append(TrendBucket(bucket, bucket_label(granularity, bucket, zone), *figures))
+        start = following
     return buckets[::-1]
 
 
+def hits(connection: sqlite3.Connection, selection: Selection) -> int:
+    """Return the number of visits."""
+    return int(_ask(connection, HITS, selection).fetchone()[0])
+
+
+def users(connection: sqlite3.Connection, selection: Selection) -> int:
+    """Return the number of users."""
+    return int(_ask(connection, USERS, selection).fetchone()[0])
+
+
 def visits(
-    connection: sqlite3.Connection, start: int, limit: int, only: ClassFilter | None
-) -> list[Visit]:
-    """Return the newest visits, newest first."""
-    return [Visit(*row) for row in _ask(connection, VISITS, only, start=start, limit=limit)]
+    connection: sqlite3.Connection, selection: Selection, limit: int, position: Position | None
+) -> list[tuple[int, Visit]]:
+    """Return the newest visits behind a position, newest first, each behind its id."""
+    upto, before, shown = FOREVER, FOREVER, 0
+    if position is not None:
+        upto, shown = position.timestamp, position.shown
+        before = FOREVER if position.id is None else position.id
+    rows = _ask(connection, VISITS, selection, limit=limit + shown, upto=upto, before=before)
+    found = [(id, Visit(*fields)) for id, *fields in rows]
+    known = sum(visit.timestamp == upto for _, visit in found[:shown])
+    return found[known : known + limit]
+
+
+def oldest_visits(
+    connection: sqlite3.Connection, selection: Selection, limit: int, behind: int | None, upto: int
+) -> list[tuple[int, Visit]]:
+    """Return the oldest visits behind the one with the id ``behind``, each behind its id.
+
+    Of those with ids to ``upto``.
+
+    :exc:`QueryError` where that is gone.
+    """
+    since = (0,) if behind is None else connection.execute(TIMESTAMP, (behind,)).fetchone()
+    if since is None:
+        raise QueryError(f"cursor is the id of a visit, and there is none with {behind}", "cursor")
+    first = -FOREVER if behind is None else behind
+    values = {"since": since[0], "behind": first, "upto": upto, "limit": limit}
+    rows = _ask(connection, OLDEST, selection, **values)
+    return [(id, Visit(*fields)) for id, *fields in rows]
 
 
 def _ask(
-    connection: sqlite3.Connection, statement: str, only: ClassFilter | None, **values: int
+    connection: sqlite3.Connection, statement: str, selection: Selection, **values: int
 ) -> sqlite3.Cursor:
-    text = statement.format(only=class_condition(only))
-    return connection.execute(text, {**values, "only": class_value(only)})
+    rows = rows_of(selection)
+    text = statement.format(source=rows.source, where=rows.where)
+    return connection.execute(text, {**rows.values, **values})

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ..errors import StorageError
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 # In one statement, as another process may be making ours. Other programs number their schemas, too.
 IS_FOREIGN = """
 SELECT EXISTS (SELECT 1 FROM sqlite_master) AND (

@@ -133,12 +133,14 @@ CREATE TABLE hits (
     PRIMARY KEY (level, class_id, bucket, endpoint_id)
 ) WITHOUT ROWID;
 CREATE TABLE outcomes (
-    day INTEGER NOT NULL,
-    endpoint_id INTEGER NOT NULL,
+    level INTEGER NOT NULL,  -- days and months
+    bucket INTEGER NOT NULL,
+    endpoint_id INTEGER NOT NULL,  -- 0: all
     status_class INTEGER NOT NULL,  -- 2 for 200 to 299, 0 where there is no status
-    latency INTEGER NOT NULL,  -- the number of a bucket of outcomes.py
+    latency INTEGER NOT NULL,  -- the number of a bucket of latency.py, -1 where none is known
     hits INTEGER NOT NULL,
-    PRIMARY KEY (day, endpoint_id, status_class, latency)
+    bytes INTEGER NOT NULL,
+    PRIMARY KEY (level, bucket, endpoint_id, status_class, latency)
 ) WITHOUT ROWID;
 
 CREATE VIEW user_visits AS

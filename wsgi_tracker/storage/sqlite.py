@@ -5,42 +5,32 @@ from __future__ import annotations
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, nullcontext
-from operator import attrgetter
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 
-from ..agents import NO_CLASSES, ClassFilter, data_version, load_classifier
+from ..agents import NO_CLASSES, data_version, load_classifier
 from ..errors import ConfigurationError, Outage, StorageError, logger
-from ..period import Granularity
-from ..reports import EndpointOutcomes, EndpointStats, Summary, TrendBucket
-from ..visit import Visit
 from . import (
     ENOUGH_TO_COUNT,
     KeptLines,
-    NotIngestedError,
     ReadBatch,
     StorageFacts,
     Unread,
-    counted,
-    raw,
 )
-from .arrivals import newest
 from .check import first_difference
 from .classes import Reclassification
-from .counters import read_state, start_anew
+from .counters import start_anew
 from .counting import Counting, is_due
 from .database import Database
 from .facts import is_readable_by_others, read_facts
 from .faults import explain, is_passing
 from .intake import forget_segments, read_positions, store_batch
-from .outcomes import read_outcomes
 from .purge import (
     COUNT_OF_USER,
     FOR_EVER,
     Phase,
     begin_purge,
     erasing,
-    first_shown,
     keeps_for_ever,
     phases,
     phases_for_user,
@@ -53,6 +43,7 @@ from .settings import (
     read_setting,
     read_settings,
 )
+from .snapshot import SQLiteSnapshot
 
 OLDEST_SQLITE = (3, 34, 0)
 FORGET_EVERY_SECONDS = 3600.0
@@ -71,6 +62,7 @@ class SQLiteStorage:
         make_secret: Callable[[], bytes],
         used_before: bool,
         busy_seconds: float,
+        query_timeout_seconds: float,
     ) -> None:
         if sqlite3.sqlite_version_info < OLDEST_SQLITE:
             raise ConfigurationError(
@@ -80,7 +72,12 @@ class SQLiteStorage:
         self.outage = Outage("visits wait in the spool")
         self._max_endpoints = max_endpoints
         self.database = database
-        self._file = Database(database, make_secret, busy_seconds=busy_seconds)
+        self._file = Database(
+            database,
+            make_secret,
+            busy_seconds=busy_seconds,
+            query_timeout_seconds=query_timeout_seconds,
+        )
         self._counting = Counting()
         self._forget_at = 0.0
         self._unmoved = 0  # visits that this process stored since its last checkpoint
@@ -199,57 +196,13 @@ class SQLiteStorage:
         with self._file.write() as connection:
             configure_settings(connection, settings)
 
-    def stats(
-        self, start: int, only: ClassFilter | None = None, unread: Unread | None = None
-    ) -> list[EndpointStats]:
-        """See :meth:`wsgi_tracker.storage.Storage.stats`."""
-        with self._file.read() as connection:
-            start = first_shown(connection, start)
-            if _are_counted(connection, only, unread):
-                return counted.stats(connection, start, only, unread)
-            return raw.stats(connection, start, only)
-
-    def summary(
-        self, start: int, only: ClassFilter | None = None, unread: Unread | None = None
-    ) -> Summary:
-        """See :meth:`wsgi_tracker.storage.Storage.summary`."""
-        with self._file.read() as connection:
-            start = first_shown(connection, start)
-            if _are_counted(connection, only, unread):
-                return counted.summary(connection, start, only, unread)
-            return raw.summary(connection, start, only)
-
-    def outcomes(self, start: int, only: ClassFilter | None = None) -> list[EndpointOutcomes]:
-        """See :meth:`wsgi_tracker.storage.Storage.outcomes`."""
-        with self._file.read() as connection:
-            state = read_state(connection)
-            counted_id = state.counted_id if state.is_useful else None
-            return read_outcomes(connection, first_shown(connection, start), only, counted_id)
-
-    def trends(
-        self,
-        start: int,
-        granularity: Granularity,
-        only: ClassFilter | None = None,
-        unread: Unread | None = None,
-    ) -> list[TrendBucket]:
-        """See :meth:`wsgi_tracker.storage.Storage.trends`."""
-        with self._file.read() as connection:
-            start = first_shown(connection, start)
-            if _are_counted(connection, only, unread):
-                return counted.trends(connection, start, granularity, only, unread)
-            return raw.trends(connection, start, granularity, only)
-
-    def visits(
-        self, limit: int, only: ClassFilter | None = None, unread: Unread | None = None
-    ) -> list[Visit]:
-        """See :meth:`wsgi_tracker.storage.Storage.visits`."""
-        with self._file.read() as connection:
-            start = first_shown(connection, 0)
-            waiting = newest(connection, start, limit, only, unread) if unread is not None else []
-            found = waiting + raw.visits(connection, start, limit, only)
-            # Of two with one timestamp, the one that came later stays the first.
-            return sorted(found, key=attrgetter("timestamp"), reverse=True)[:limit]
+    @contextmanager
+    def snapshot(
+        self, unread: Unread | None = None, *, long: bool = False
+    ) -> Iterator[SQLiteSnapshot]:
+        """See :meth:`wsgi_tracker.storage.Storage.snapshot`."""
+        with self._file.report(long=long) as connection:
+            yield SQLiteSnapshot(connection, unread)
 
     def set_retention(self, days: int) -> None:
         """See :meth:`wsgi_tracker.storage.Storage.set_retention`."""
@@ -306,14 +259,3 @@ class SQLiteStorage:
     def close(self) -> None:
         """Close every connection; may be called twice, and used again afterwards."""
         self._file.close()
-
-
-def _are_counted(
-    connection: sqlite3.Connection, only: ClassFilter | None, unread: Unread | None
-) -> bool:
-    """Return whether counters can answer; if not, visits do, and take nothing along."""
-    if counted.can_answer(connection, only):
-        return True
-    if unread is not None:
-        raise NotIngestedError("visits have to be counted anew, or are not for this question")
-    return False

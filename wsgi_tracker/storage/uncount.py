@@ -88,8 +88,9 @@ _TOUCHED = """
     SELECT level, bucket, endpoint_id, class_id FROM temp.hit_changes)"""
 FORGET_EMPTY = (
     f"DELETE FROM hits WHERE hits = 0 AND users = 0 AND {_TOUCHED}",
-    "DELETE FROM outcomes WHERE hits = 0 "
-    f"AND day IN (SELECT bucket FROM temp.hit_changes WHERE level = {DAY_LEVEL})",
+    """
+DELETE FROM outcomes WHERE hits = 0 AND (level, bucket, endpoint_id, status_class, latency) IN (
+    SELECT level, bucket, endpoint_id, status_class, latency FROM temp.outcome_changes)""",
 )
 _OF_DAY = f"""
 SELECT timestamp FROM visits WHERE visits.endpoint_id = hits.endpoint_id
@@ -130,19 +131,22 @@ DELETE FROM latest WHERE last IS NULL
 AND (endpoint_id, class_id) IN (SELECT endpoint_id, class_id FROM temp.recent)""",
 )
 STILL_SOUND = """
-INSERT OR REPLACE INTO settings (name, value) VALUES
-('counted_id', min((SELECT value FROM settings WHERE name = 'counted_id'),
-    coalesce((SELECT max(id) FROM visits), -9223372036854775808))),
-('counted_changes', (SELECT value FROM settings WHERE name = 'changes'))"""
+INSERT OR REPLACE INTO settings (name, value)
+SELECT name, min(value, coalesce((SELECT max(id) FROM visits), -9223372036854775808))
+FROM settings WHERE name IN ('counted_id', 'measured_id')
+UNION ALL SELECT 'counted_changes', value FROM settings WHERE name = 'changes'"""
 _OF_ANY_CLASS = "class_id IN (SELECT 0 UNION ALL SELECT id FROM classes)"
 DROP = [
     "DELETE FROM calendar WHERE slot IN (SELECT slot FROM calendar "
     f"WHERE slot < :slot - {_LONGEST[MONTH_LEVEL]} LIMIT :limit)",
     "DELETE FROM latest WHERE (endpoint_id, class_id) IN (SELECT endpoint_id, class_id FROM latest "
     f"WHERE last < :slot * {SLOT} LIMIT :limit)",
-    "DELETE FROM outcomes WHERE (day, endpoint_id, status_class, latency) IN (SELECT day, "
-    "endpoint_id, status_class, latency FROM outcomes "
-    f"WHERE day < :slot - {_LONGEST[DAY_LEVEL]} LIMIT :limit)",
+    *(
+        "DELETE FROM outcomes WHERE (level, bucket, endpoint_id, status_class, latency) IN (SELECT "
+        "level, bucket, endpoint_id, status_class, latency FROM outcomes "
+        f"WHERE level = {level} AND bucket < :slot - {_LONGEST[level]} LIMIT :limit)"
+        for level in (DAY_LEVEL, MONTH_LEVEL)
+    ),
     *(
         f"DELETE FROM {table} WHERE ({columns}) IN (SELECT {columns} FROM {table} "
         f"WHERE level = {level} AND {_OF_ANY_CLASS} AND bucket < :slot - {longest} LIMIT :limit)"

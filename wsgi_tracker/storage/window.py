@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import sqlite3
 
-from ..agents import ClassFilter
 from ..period import SLOT, Granularity, bucket_start, first_whole
 from . import Unread
 from .arrivals import gather
 from .calendar import read_zone
-from .classes import class_condition, class_value
+from .classes import class_condition
 from .counters import read_state
 
 CLASS_ID = "SELECT id FROM classes WHERE class = ?"
@@ -30,26 +29,26 @@ class Window:
         self,
         connection: sqlite3.Connection,
         start: int,
-        only: ClassFilter | None,
+        agent_class: str | None,
         unread: Unread | None,
     ) -> None:
         self.start = start
         self.zone = read_zone(connection)
         self._connection = connection
-        self._only = only
+        self._agent_class = agent_class
         counted_id = read_state(connection).counted_id
         self._values = {"counted_id": counted_id, **self._read_values()}
-        gather(connection, start, counted_id, only, unread)
+        gather(connection, start, counted_id, agent_class, unread)
 
     def ask(
         self, statement: str, edge_end: str = "", unit: str = "", **values: int | str
     ) -> sqlite3.Cursor:
         """Execute a statement about it: {edge} are visits of its start, {of} rows of its class."""
-        only = class_condition(self._only)
+        only = class_condition(self._agent_class)
         text = statement.format(
             edge=EDGE.format(end=edge_end, only=only),
             only=only,
-            of="true" if self._only is None else "class_id = :class_id",
+            of="true" if self._agent_class is None else "class_id = :class_id",
             unit=unit,
         )
         return self._connection.execute(text, {**self._values, **values})
@@ -67,12 +66,12 @@ class Window:
             "hour": hour // SLOT,
             "day": day // SLOT,
             "month": month // SLOT,
-            "only": class_value(self._only),
+            "only": self._agent_class,
             "class_id": self._class_id(),
         }
 
     def _class_id(self) -> int:
-        if self._only is None:
+        if self._agent_class is None:
             return ALL
-        row = self._connection.execute(CLASS_ID, (self._only.agent_class,)).fetchone()
+        row = self._connection.execute(CLASS_ID, (self._agent_class,)).fetchone()
         return NO_CLASS if row is None else int(row[0])

@@ -1,0 +1,136 @@
+"""Reports beyond those of the contract: breakdowns, one user's path, and what happens just now."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any
+
+from .asked import Answer, Asked, Report, about, selection_of, span_of
+from .errors import NotFoundError
+from .paging import cursor_of_visits, position_of
+from .period import SECOND, iso_timestamp
+from .query import BREAKDOWN, LIVE, USER
+from .reports import visit_as_json
+from .schemas import OF_BREAKDOWN, OF_LIVE, OF_USER
+from .selection import Filter, Selection
+from .storage import Snapshot
+from .visit import Visit
+
+IDLE = 30 * 60 * SECOND
+MINUTE = 60 * SECOND
+ACTIVE_MINUTES = 5
+
+
+def breakdown(asked: Asked, snapshot: Snapshot) -> Answer:
+    """Return the values of one property that most visits have."""
+    span = span_of(asked, snapshot)
+    by = asked.question["by"]
+    found = snapshot.breakdown(selection_of(asked, span), by, asked.question["limit"])
+    return Answer(
+        {
+            "breakdown": [row.as_json() for row in found.rows],
+            "by": by,
+            **about(asked, span),
+            "total_values": found.total_values,
+        }
+    )
+
+
+def user(asked: Asked, snapshot: Snapshot) -> Answer:
+    """Return what one user did, the newest sessions first."""
+    question, span = asked.question, span_of(asked, snapshot)
+    own = Filter("user_hash", (_exactly(asked.name),))
+    if not snapshot.hits(Selection(filters=(own,))):
+        raise NotFoundError("there is no visit of this user")
+    selection = selection_of(asked, span)
+    selection = replace(selection, filters=(*selection.filters, own))
+    totals = snapshot.summary(selection)
+    position = position_of(question["cursor"])
+    page = snapshot.visits(selection, question["limit"], position)
+    sessions = _sessions(page.visits)
+    if page.following is not None and sessions:
+        sessions[-1]["cut"] = True
+    return Answer(
+        {
+            "user_hash": asked.name,
+            **about(asked, span),
+            "first_visit": _iso(totals.oldest_visit),
+            "last_visit": _iso(totals.newest_visit),
+            "visits": totals.total_hits,
+            "sessions": snapshot.sessions(selection).as_json(),
+            "endpoints": [row.as_json() for row in snapshot.stats(selection)],
+            "path": sessions,
+        },
+        cursor_of_visits(page.following),
+    )
+
+
+def _exactly(text: str) -> str:
+    """Return a glob that fits this text alone."""
+    return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in text)
+
+
+def _sessions(visits: list[Visit]) -> list[dict[str, Any]]:
+    """Return the sessions of one user's visits, which are the newest first."""
+    found: list[list[Visit]] = []
+    for visit in visits:
+        if not found or found[-1][-1].timestamp - visit.timestamp > IDLE:
+            found.append([])
+        found[-1].append(visit)
+    return [_session(session[::-1]) for session in found]
+
+
+def _session(visits: list[Visit]) -> dict[str, Any]:
+    first, last = visits[0], visits[-1]
+    return {
+        "start": iso_timestamp(first.timestamp),
+        "end": iso_timestamp(last.timestamp),
+        "duration_seconds": round((last.timestamp - first.timestamp) / SECOND, 3),
+        "visits": len(visits),
+        "entry": first.endpoint,
+        "exit": last.endpoint,
+        "cut": False,
+        "steps": [_step(visit) for visit in visits],
+    }
+
+
+def _step(visit: Visit) -> dict[str, Any]:
+    step = visit_as_json(visit)
+    del step["user_hash"]
+    return {**step, "path": visit.path or visit.endpoint, "status": visit.status}
+
+
+def live(asked: Asked, snapshot: Snapshot) -> Answer:
+    """Return how many are there just now, and how many visits came in each of the last minutes."""
+    now, minutes = asked.now, asked.question["minutes"]
+    selection = Selection(now - ACTIVE_MINUTES * MINUTE, None, asked.question.filters)
+    edges = [now - minute * MINUTE for minute in range(minutes, -1, -1)]
+    hits = [
+        snapshot.hits(replace(selection, start=start, end=end if end < now else None))
+        for start, end in pairwise(edges)
+    ]
+    return Answer(
+        {
+            "now": iso_timestamp(now),
+            "active_users": snapshot.users(selection),
+            "requests_per_second": round(hits[-1] / 60, 3),
+            "minutes": [
+                {"start": iso_timestamp(start), "hits": count}
+                for start, count in zip(edges[:-1], hits, strict=True)
+            ],
+        }
+    )
+
+
+def _iso(timestamp: int | None) -> str | None:
+    return None if timestamp is None else iso_timestamp(timestamp)
+
+
+INSIGHTS = {
+    "breakdown": Report(
+        "The values of one property that most visits have", BREAKDOWN, breakdown, OF_BREAKDOWN
+    ),
+    "live": Report("What happens just now", LIVE, live, OF_LIVE),
+}
+USER_REPORT = Report("What one user did", USER, user, OF_USER)

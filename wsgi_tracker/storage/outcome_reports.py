@@ -1,0 +1,147 @@
+"""How the visits of a selection went: from counters for whole days and months, else from visits.
+
+Within the caller's transaction. ``counted_id`` is the last visit that is counted, if counters hold.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from datetime import tzinfo
+from itertools import chain
+from typing import Any, TypeAlias
+
+from ..period import LAST_TIMESTAMP, SLOT, Granularity, bucket_start, first_whole, next_bucket
+from ..reports import Outcomes, TrendBucket
+from ..selection import Selection
+from .calendar import read_zone
+from .changes import DAY_LEVEL, MONTH_LEVEL
+from .conditions import rows_of
+from .outcomes import BYTES, EVER_LEVEL, LATENCY, STATUS_CLASS
+
+# Whole months and days as they were counted; what comes before them, or came since, from visits.
+OF_ENDPOINTS = f"""
+SELECT endpoint, method, status_class, latency, sum(hits), sum(bytes) FROM (
+    SELECT endpoint_id, status_class, latency, hits, bytes FROM outcomes
+    WHERE level = {DAY_LEVEL} AND bucket >= :day AND bucket < :month AND endpoint_id > 0
+    UNION ALL
+    SELECT endpoint_id, status_class, latency, hits, bytes FROM outcomes
+    WHERE level = {MONTH_LEVEL} AND bucket >= :month AND endpoint_id > 0
+    UNION ALL
+    SELECT endpoint_id, {STATUS_CLASS}, {LATENCY}, count(*), {BYTES}
+    FROM {{source}} WHERE {{where}} AND timestamp < :day * {SLOT} GROUP BY +endpoint_id, 2, 3
+    UNION ALL
+    SELECT endpoint_id, {STATUS_CLASS}, {LATENCY}, count(*), {BYTES} FROM visits
+    NOT INDEXED WHERE id > :counted_id AND timestamp >= :day * {SLOT} GROUP BY 1, 2, 3
+) CROSS JOIN endpoints ON endpoints.id = endpoint_id
+GROUP BY endpoint, method, status_class, latency"""
+# Endpoint 0 of each day on its own: the others stand in between.
+OF_DAYS = f"""
+SELECT outcomes.bucket, status_class, latency, outcomes.hits, bytes
+FROM totals CROSS JOIN outcomes ON outcomes.level = {DAY_LEVEL}
+    AND outcomes.bucket = totals.bucket AND endpoint_id = 0
+WHERE totals.level = {DAY_LEVEL} AND class_id = 0 AND totals.bucket >= :day"""
+OF_EDGE = f"""
+SELECT timestamp / {SLOT}, {STATUS_CLASS}, {LATENCY}, count(*), {BYTES}
+FROM {{source}} WHERE {{where}} GROUP BY 1, 2, 3"""
+OF_UNCOUNTED = f"""
+SELECT timestamp / {SLOT}, {STATUS_CLASS}, {LATENCY}, count(*), {BYTES}
+FROM visits NOT INDEXED WHERE id > :counted_id AND timestamp >= :day * {SLOT} GROUP BY 1, 2, 3"""
+OF_ALL = f"""
+SELECT 0, {STATUS_CLASS}, {LATENCY}, count(*), {BYTES} FROM {{source}} WHERE {{where}}
+GROUP BY 2, 3"""
+OF_EVER = f"""
+SELECT status_class, latency, hits, bytes FROM outcomes WHERE level = {EVER_LEVEL}"""
+NEVER = LAST_TIMESTAMP // SLOT + 1
+# A slot, class of status, latency, hits, bytes.
+Rows: TypeAlias = Iterable[tuple[int, int, int, int, int]]
+
+
+def of_endpoints(
+    connection: sqlite3.Connection, selection: Selection, counted_id: int | None
+) -> dict[tuple[str, str], Outcomes]:
+    """Return outcomes by endpoint and method."""
+    values = {"day": NEVER, "month": NEVER, "counted_id": None}
+    if _is_counted(selection, counted_id):
+        zone = read_zone(connection)
+        day = first_whole(Granularity.DAY, selection.start, zone)
+        month = first_whole(Granularity.MONTH, day, zone)
+        values = {"day": day // SLOT, "month": month // SLOT, "counted_id": counted_id}
+    found: dict[tuple[str, str], Outcomes] = defaultdict(Outcomes)
+    for endpoint, method, *row in _ask(connection, OF_ENDPOINTS, selection, **values):
+        found[endpoint, method].add(*row)
+    return dict(found)
+
+
+def of_all(
+    connection: sqlite3.Connection, selection: Selection, counted_id: int | None
+) -> Outcomes:
+    """Return the outcomes of all."""
+    found = Outcomes()
+    for _, *row in _rows(connection, selection, counted_id):
+        found.add(*row)
+    return found
+
+
+def of_ever(connection: sqlite3.Connection) -> Outcomes:
+    """Return the outcomes of all that was ever counted."""
+    found = Outcomes()
+    for row in connection.execute(OF_EVER):
+        found.add(*row)
+    return found
+
+
+def of_buckets(
+    connection: sqlite3.Connection,
+    selection: Selection,
+    granularity: Granularity,
+    zone: tzinfo,
+    buckets: Sequence[TrendBucket],
+    counted_id: int | None,
+) -> dict[int, Outcomes]:
+    """Return outcomes by where a bucket starts."""
+    found: dict[int, Outcomes] = defaultdict(Outcomes)
+    if (
+        granularity is not Granularity.HOUR
+        and zone == read_zone(connection)
+        and _is_counted(selection, counted_id)
+    ):
+        for slot, *row in _rows(connection, selection, counted_id):
+            found[bucket_start(granularity, slot * SLOT, zone)].add(*row)
+        return dict(found)
+    end = LAST_TIMESTAMP + 1 if selection.end is None else selection.end
+    for bucket in buckets:
+        within = replace(
+            selection,
+            start=max(selection.start, bucket.start),
+            end=min(next_bucket(granularity, bucket.start, zone), end),
+        )
+        for _, *row in _ask(connection, OF_ALL, within):
+            found[bucket.start].add(*row)
+    return dict(found)
+
+
+def _is_counted(selection: Selection, counted_id: int | None) -> bool:
+    return counted_id is not None and selection.is_simple and not selection.filters
+
+
+def _rows(connection: sqlite3.Connection, selection: Selection, counted_id: int | None) -> Rows:
+    if not _is_counted(selection, counted_id):
+        return _ask(connection, OF_ALL, selection)
+    day = first_whole(Granularity.DAY, selection.start, read_zone(connection))
+    values = {"day": day // SLOT, "counted_id": counted_id}
+    return chain(
+        _ask(connection, OF_EDGE, replace(selection, end=day)),
+        connection.execute(OF_DAYS, values),
+        connection.execute(OF_UNCOUNTED, values),
+    )
+
+
+def _ask(
+    connection: sqlite3.Connection, statement: str, selection: Selection, **values: int | None
+) -> Iterator[Any]:
+    rows = rows_of(selection)
+    text = statement.format(source=rows.source, where=rows.where)
+    return connection.execute(text, {**rows.values, **values})
