@@ -329,7 +329,7 @@ def test_nothing_tells_of_a_visit_that_was_purged_while_its_user_comes_back(db: 
         db.count()
         db.ingest([visit(BEGIN + DAY + hour, endpoint="/7", user_agent=AGENTS[3])])
 
-    assert db.sql(f"SELECT last_hour * {SLOT} FROM pairs") == [(BEGIN + DAY,)]
+    assert db.sql(f"SELECT last_slot * {SLOT} FROM pairs") == [(BEGIN + DAY,)]
     assert db.sql(f"SELECT last_slot * {SLOT} FROM visitors") == [(BEGIN + DAY,)]
     assert db.storage.check() is None
 

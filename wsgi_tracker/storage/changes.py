@@ -57,21 +57,29 @@ SELECT level, class_id, bucket, {_SUMS} FROM temp.total_changes GROUP BY 1, 2, 3
 ON CONFLICT (level, class_id, bucket) DO UPDATE SET {_ADDED}"""
 
 _IS_MIXED = "class_id <> 0 AND user_id IN (SELECT user_id FROM temp.mixed)"
+# Of hours also what lies behind each quarter, so that a window that begins within one needs to look
+# at the rest of a quarter only.
+_LATER = [f"{of}_{quarter}" for of in ("hits", "users") for quarter in (1, 2, 3)]
+_SUMS_LATER = ", ".join(
+    f"sum({of} * (slot - hour >= {quarter}))" for of in ("hits", "users") for quarter in (1, 2, 3)
+)
 CHANGE_HITS = f"""
 INSERT INTO temp.hit_changes
 SELECT {HOUR_LEVEL}, hour, endpoint_id, class_id, is_mixed, sum(hits), sum(users),
-    min(timestamp), max(timestamp)
+    min(timestamp), max(timestamp), {_SUMS_LATER}
 FROM (
-    SELECT hour, endpoint_id, class_id, 0 AS is_mixed, :sign AS hits, 0 AS users, timestamp
-        FROM temp.recent CROSS JOIN calendar USING (slot)
+    SELECT slot, endpoint_id, class_id, 0 AS is_mixed, :sign AS hits, 0 AS users, timestamp
+        FROM temp.recent
     UNION ALL SELECT now, endpoint_id, class_id, {_IS_MIXED}, 0, 1, NULL FROM temp.moved
     UNION ALL SELECT was, endpoint_id, class_id, {_IS_MIXED}, 0, -1, NULL FROM temp.moved
-) WHERE hour IS NOT NULL GROUP BY 2, 3, 4, 5"""
-HITS_OF_ALL = """
-INSERT INTO temp.hit_changes SELECT level, bucket, endpoint_id, 0, 0, hits, users, first, last
+) CROSS JOIN calendar USING (slot) GROUP BY 2, 3, 4, 5"""
+HITS_OF_ALL = f"""
+INSERT INTO temp.hit_changes
+SELECT level, bucket, endpoint_id, 0, 0, hits, users, first, last, {", ".join(_LATER)}
 FROM temp.hit_changes WHERE class_id <> 0 AND NOT is_mixed"""
 SUM_UP_HITS = [
-    f"INSERT INTO temp.hit_changes SELECT {level}, calendar.{_NAMES[level]}, endpoint_id, class_id, "
+    "INSERT INTO temp.hit_changes (level, bucket, endpoint_id, class_id, is_mixed, hits, users, "
+    f"first, last) SELECT {level}, calendar.{_NAMES[level]}, endpoint_id, class_id, "
     "0, sum(hits), sum(users), min(first), max(last) "
     f"FROM temp.hit_changes CROSS JOIN calendar ON slot = bucket "
     f"WHERE level = {lower} GROUP BY 2, 3, 4"
@@ -81,15 +89,16 @@ SUM_UP_HITS = [
 # Only whole days and months are asked for their first and last visit, and weeks for no users.
 _DATED = f"CASE WHEN level IN ({DAY_LEVEL}, {MONTH_LEVEL}) THEN {{}} END"
 ADD_HITS = f"""
-INSERT INTO hits (level, class_id, bucket, endpoint_id, hits, users, first, last)
+INSERT INTO hits (level, class_id, bucket, endpoint_id, hits, users, first, last, {", ".join(_LATER)})
 SELECT level, class_id, bucket, endpoint_id, hits,
     CASE WHEN level <> {WEEK_LEVEL} THEN users ELSE 0 END,
-    {_DATED.format("first")}, {_DATED.format("last")} FROM temp.hit_changes
+    {_DATED.format("first")}, {_DATED.format("last")}, {", ".join(_LATER)} FROM temp.hit_changes
 WHERE hits <> 0 OR level <> {WEEK_LEVEL}
 ON CONFLICT (level, class_id, bucket, endpoint_id) DO UPDATE SET
     hits = hits + excluded.hits, users = users + excluded.users,
     first = min(coalesce(first, excluded.first), coalesce(excluded.first, first)),
-    last = max(coalesce(last, excluded.last), coalesce(excluded.last, last))"""
+    last = max(coalesce(last, excluded.last), coalesce(excluded.last, last)),
+    {", ".join(f"{name} = {name} + excluded.{name}" for name in _LATER)}"""
 # Buckets that an endpoint is gone from, as visits go: how many they have is counted anew.
 FIND_RESIZED = """
 INSERT OR IGNORE INTO temp.resized SELECT level, class_id, bucket FROM temp.hit_changes AS change

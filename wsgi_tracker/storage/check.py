@@ -55,20 +55,24 @@ ENDPOINTS_FOUND = f"""
 FROM everywhere JOIN calendar USING (slot) JOIN endpoints ON endpoints.id = endpoint_id
 WHERE {{name}} >= :{{name}} GROUP BY {{name}}, class_id"""
 HITS = """
-SELECT bucket, endpoint_id, class_id, hits, users, first, last FROM hits
-WHERE level = {level} AND bucket >= :{name} AND hits <> 0"""
+SELECT bucket, endpoint_id, class_id, hits, users, first, last,
+    hits_1, hits_2, hits_3, users_1, users_2, users_3
+FROM hits WHERE level = {level} AND bucket >= :{name} AND hits <> 0"""
 HITS_FOUND = f"""
 {VISITS}, last_of_pair AS (
-    SELECT max({{name}}) AS bucket, endpoint_id, class_id
-    FROM everywhere JOIN calendar USING (slot) WHERE user_id IS NOT NULL
+    SELECT max(slot) AS slot, endpoint_id, class_id FROM everywhere WHERE user_id IS NOT NULL
     GROUP BY user_id, endpoint_id, class_id
 ), counted AS (
-    SELECT {{name}} AS bucket, endpoint_id, class_id, 1 AS hits, 0 AS users, timestamp
-    FROM everywhere JOIN calendar USING (slot)
-    UNION ALL SELECT bucket, endpoint_id, class_id, 0, 1, NULL FROM last_of_pair
+    SELECT slot, endpoint_id, class_id, 1 AS hits, 0 AS users, timestamp FROM everywhere
+    UNION ALL SELECT slot, endpoint_id, class_id, 0, 1, NULL FROM last_of_pair
 )
-SELECT bucket, endpoint_id, class_id, sum(hits), {{users}}, {{dates}} FROM counted
-WHERE bucket >= :{{name}} GROUP BY bucket, endpoint_id, class_id"""
+SELECT {{name}} AS bucket, endpoint_id, class_id, sum(hits), {{users}}, {{dates}}, {{later}}
+FROM counted JOIN calendar USING (slot)
+WHERE {{name}} >= :{{name}} GROUP BY {{name}}, endpoint_id, class_id"""
+NOTHING_LATER = "0, 0, 0, 0, 0, 0"
+LATER = ", ".join(
+    f"sum({of} * (slot - hour >= {quarter}))" for of in ("hits", "users") for quarter in (1, 2, 3)
+)
 LAST = "SELECT {keys}, class_id, {last} FROM {table} WHERE {last} >= :{unit}"
 LAST_FOUND = f"""
 {VISITS} SELECT {{keys}}, class_id, max(calendar.{{unit}}) AS last
@@ -121,7 +125,7 @@ def _comparisons() -> Iterator[tuple[str, str, str]]:
     """Yield what is compared: its name and columns, how it was counted, and how it is found."""
     for table, keys, unit in (
         ("visitors", "user_id", "slot"),
-        ("pairs", "user_id, endpoint_id", "hour"),
+        ("pairs", "user_id, endpoint_id", "slot"),
     ):
         words = {"table": table, "keys": keys, "unit": unit, "last": f"last_{unit}"}
         yield f"{table} ({keys}, class, last)", LAST.format(**words), LAST_FOUND.format(**words)
@@ -132,6 +136,7 @@ def _comparisons() -> Iterator[tuple[str, str, str]]:
         words = {
             "name": name,
             "dates": "min(timestamp), max(timestamp)" if dated else "NULL, NULL",
+            "later": LATER if level == HOUR_LEVEL else NOTHING_LATER,
             "users": "0" if level == WEEK_LEVEL else "sum(users)",
         }
         numbers = {"level": level, "lower": SUMMED_UP[level]}

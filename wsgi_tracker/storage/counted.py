@@ -51,13 +51,17 @@ WITH parts AS (
     SELECT endpoint_id, hits, users, NULL, NULL, CASE WHEN hits > 0 THEN bucket END FROM hits
     WHERE level = {HOUR_LEVEL} AND bucket >= :hour AND bucket < :day AND class_id = :class_id
     UNION ALL
+    SELECT endpoint_id, {{hits_later}}, {{users_later}}, NULL, NULL,
+        CASE WHEN {{hits_later}} > 0 THEN :part END
+    FROM hits WHERE level = {HOUR_LEVEL} AND bucket = :cut_hour AND class_id = :class_id
+    UNION ALL
     SELECT endpoint_id, count(*), 0, min(timestamp), NULL, NULL
     FROM visits WHERE {{edge}} GROUP BY endpoint_id
     UNION ALL
     SELECT endpoint_id, 0, count(*), NULL, NULL, NULL FROM (
         SELECT DISTINCT endpoint_id, user_id FROM visits WHERE {{edge}} AND user_id IS NOT NULL
-    ) AS came WHERE :cut_hour = (
-        SELECT max(last_hour) FROM pairs WHERE pairs.user_id = came.user_id
+    ) AS came WHERE :part > (
+        SELECT max(last_slot) FROM pairs WHERE pairs.user_id = came.user_id
         AND pairs.endpoint_id = came.endpoint_id AND {{of}}
     ) GROUP BY endpoint_id
     UNION ALL
@@ -66,13 +70,13 @@ WITH parts AS (
     UNION ALL
     SELECT endpoint_id, 0, count(*), NULL, NULL, NULL FROM (
         SELECT endpoint_id, user_id, (
-            SELECT max(last_hour) FROM pairs WHERE pairs.user_id = pair.user_id
-            AND pairs.endpoint_id = pair.endpoint_id AND {{of}}) AS last_hour
+            SELECT max(last_slot) FROM pairs WHERE pairs.user_id = pair.user_id
+            AND pairs.endpoint_id = pair.endpoint_id AND {{of}}) AS last_slot
         FROM (
             SELECT DISTINCT endpoint_id, user_id FROM temp.arrivals
             WHERE {{only}} AND user_id IS NOT NULL
         ) AS pair LIMIT -1 OFFSET 0
-    ) AS came WHERE last_hour IS NULL OR last_hour < :cut_hour OR (last_hour < :hour AND NOT EXISTS (
+    ) AS came WHERE last_slot IS NULL OR last_slot < :cut_slot OR (last_slot < :part AND NOT EXISTS (
         SELECT 1 FROM visits WHERE visits.user_id = came.user_id
         AND visits.endpoint_id = came.endpoint_id AND {{edge}}
     )) GROUP BY endpoint_id
@@ -162,6 +166,9 @@ SELECT count(DISTINCT endpoint) FROM endpoints WHERE id IN (
     SELECT endpoint_id FROM temp.arrivals WHERE {{only}} AND timestamp < :end * {SLOT}
     UNION ALL
     SELECT endpoint_id FROM hits WHERE level = {HOUR_LEVEL}
+    AND bucket = :cut_hour AND {{hits_later}} > 0 AND class_id = :class_id
+    UNION ALL
+    SELECT endpoint_id FROM hits WHERE level = {HOUR_LEVEL}
     AND bucket >= :hour AND bucket < min(:day, :end) AND hits > 0 AND class_id = :class_id
     UNION ALL
     SELECT endpoint_id FROM hits WHERE level = {DAY_LEVEL}
@@ -202,7 +209,7 @@ def stats(
     """Return one row per endpoint and method, most hits first."""
     return [
         EndpointStats(*row)
-        for row in Window(connection, start, agent_class, unread).ask(STATS, "hour")
+        for row in Window(connection, start, agent_class, unread).ask(STATS, "part")
     ]
 
 
@@ -257,7 +264,7 @@ def _cut_bucket(window: Window, granularity: Granularity) -> Rows:
         return
     end = next_bucket(granularity, cut, window.zone) // SLOT
     hits, users = window.ask(CUT_BUCKET, "slot", granularity.value, end=end).fetchone()
-    (endpoints,) = window.ask(ENDPOINTS_OF_CUT_BUCKET, "hour", end=end).fetchone()
+    (endpoints,) = window.ask(ENDPOINTS_OF_CUT_BUCKET, "part", end=end).fetchone()
     yield cut // SLOT, hits, users, endpoints
 
 

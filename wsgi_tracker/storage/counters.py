@@ -12,8 +12,9 @@ removes a last visit. For unique users of an endpoint, pairs of user and endpoin
 likewise.
 
 ``totals`` and ``hits`` keep the sums of hours, days and months too, so that a year is a few rows. A
-window takes its first slot, or hour, from the visits themselves, and whole buckets from here. For
-endpoints the same idea needs no buckets: ``latest`` has the last visit of each.
+window takes what it has of its first slot from the visits themselves, and whole buckets from here;
+rows of ``hits`` begin with hours, as slots would be too many, and tell what is behind each quarter
+of theirs. For endpoints the same idea needs no buckets: ``latest`` has the last visit of each.
 
 Many visits are counted at once, as that is cheaper, and those that came since are looked at by
 every report.
@@ -81,14 +82,16 @@ CREATE TEMP TABLE mixed (user_id INTEGER PRIMARY KEY);
 CREATE TEMP TABLE slots (user_id INTEGER, class_id INTEGER, slot INTEGER NOT NULL,
     last_slot INTEGER, was INTEGER, now INTEGER, PRIMARY KEY (user_id, class_id, slot)
 ) WITHOUT ROWID;
--- The hours of each pair's last visit, before and after.
+-- The slots of each pair's last visit, before and after.
 CREATE TEMP TABLE moved (user_id INTEGER, endpoint_id INTEGER, class_id INTEGER, was INTEGER,
     now INTEGER);
 CREATE TEMP TABLE total_changes (level INTEGER, bucket INTEGER, class_id INTEGER,
     is_mixed INTEGER, hits INTEGER, users_hour INTEGER, users_day INTEGER, users_week INTEGER,
     users_month INTEGER, users INTEGER);
 CREATE TEMP TABLE hit_changes (level INTEGER, bucket INTEGER, endpoint_id INTEGER,
-    class_id INTEGER, is_mixed INTEGER, hits INTEGER, users INTEGER, first INTEGER, last INTEGER);
+    class_id INTEGER, is_mixed INTEGER, hits INTEGER, users INTEGER, first INTEGER, last INTEGER,
+    hits_1 INTEGER DEFAULT 0, hits_2 INTEGER DEFAULT 0, hits_3 INTEGER DEFAULT 0,
+    users_1 INTEGER DEFAULT 0, users_2 INTEGER DEFAULT 0, users_3 INTEGER DEFAULT 0);
 CREATE TEMP TABLE appeared (level INTEGER, bucket INTEGER, endpoint TEXT, class_id INTEGER);
 CREATE TEMP TABLE resized (level INTEGER, class_id INTEGER, bucket INTEGER,
     PRIMARY KEY (level, class_id, bucket)
@@ -161,20 +164,18 @@ NEIGHBOURS = (
     _neighbours(f"timestamp >= (came.slot + 1) * {SLOT}", "ASC"),
 )
 MOVE = """
-INSERT INTO temp.moved SELECT came.user_id, came.endpoint_id, came.class_id, last_hour, now
-FROM (SELECT user_id, endpoint_id, class_id, max(hour) AS now
-    FROM temp.recent CROSS JOIN calendar USING (slot)
-    WHERE user_id IS NOT NULL GROUP BY 1, 2, 3) AS came
+INSERT INTO temp.moved SELECT came.user_id, came.endpoint_id, came.class_id, last_slot, now
+FROM (SELECT user_id, endpoint_id, class_id, max(slot) AS now
+    FROM temp.recent WHERE user_id IS NOT NULL GROUP BY 1, 2, 3) AS came
 LEFT JOIN pairs ON pairs.user_id = came.user_id AND pairs.endpoint_id = came.endpoint_id
     AND pairs.class_id = came.class_id
-WHERE last_hour IS NULL OR now > last_hour"""
+WHERE last_slot IS NULL OR now > last_slot"""
 MOVE_MIXED = """
-INSERT INTO temp.moved SELECT came.user_id, came.endpoint_id, 0, max(last_hour), now
-FROM (SELECT user_id, endpoint_id, max(hour) AS now
-    FROM temp.recent CROSS JOIN calendar USING (slot)
-    WHERE user_id IN (SELECT user_id FROM temp.mixed) GROUP BY 1, 2) AS came
+INSERT INTO temp.moved SELECT came.user_id, came.endpoint_id, 0, max(last_slot), now
+FROM (SELECT user_id, endpoint_id, max(slot) AS now
+    FROM temp.recent WHERE user_id IN (SELECT user_id FROM temp.mixed) GROUP BY 1, 2) AS came
 LEFT JOIN pairs ON pairs.user_id = came.user_id AND pairs.endpoint_id = came.endpoint_id
-GROUP BY came.user_id, came.endpoint_id HAVING max(last_hour) IS NULL OR now > max(last_hour)"""
+GROUP BY came.user_id, came.endpoint_id HAVING max(last_slot) IS NULL OR now > max(last_slot)"""
 KEEP_LAST = (
     """
 INSERT INTO visitors SELECT user_id, class_id, max(slot) FROM temp.slots
@@ -183,7 +184,7 @@ ON CONFLICT (user_id, class_id) DO UPDATE SET last_slot = excluded.last_slot""",
     """
 INSERT INTO pairs SELECT user_id, endpoint_id, class_id, now FROM temp.moved
 WHERE class_id <> 0 AND now IS NOT NULL
-ON CONFLICT (user_id, endpoint_id, class_id) DO UPDATE SET last_hour = excluded.last_hour""",
+ON CONFLICT (user_id, endpoint_id, class_id) DO UPDATE SET last_slot = excluded.last_slot""",
     """
 INSERT INTO latest SELECT endpoint_id, class_id, max(timestamp) FROM temp.recent GROUP BY 1, 2
 ON CONFLICT (endpoint_id, class_id) DO UPDATE SET last = max(last, excluded.last)""",

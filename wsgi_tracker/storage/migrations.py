@@ -298,6 +298,34 @@ CREATE TABLE hits (
         "UPDATE settings SET value = value + 1 WHERE name = 'changes'",
     ),
     5: (
+        "DROP TABLE pairs",
+        """
+CREATE TABLE pairs (
+    user_id INTEGER NOT NULL,
+    endpoint_id INTEGER NOT NULL,
+    class_id INTEGER NOT NULL,
+    last_slot INTEGER NOT NULL,
+    PRIMARY KEY (user_id, endpoint_id, class_id)
+) WITHOUT ROWID""",
+        "DROP TABLE hits",
+        """
+CREATE TABLE hits (
+    level INTEGER NOT NULL,
+    class_id INTEGER NOT NULL,
+    bucket INTEGER NOT NULL,
+    endpoint_id INTEGER NOT NULL,
+    hits INTEGER NOT NULL,
+    users INTEGER NOT NULL,  -- whose last visit of the endpoint lies here; of weeks 0
+    first INTEGER,  -- of days and months: timestamps
+    last INTEGER,
+    hits_1 INTEGER NOT NULL DEFAULT 0,  -- of hours: those from its second slot on, third, fourth
+    hits_2 INTEGER NOT NULL DEFAULT 0,
+    hits_3 INTEGER NOT NULL DEFAULT 0,
+    users_1 INTEGER NOT NULL DEFAULT 0,
+    users_2 INTEGER NOT NULL DEFAULT 0,
+    users_3 INTEGER NOT NULL DEFAULT 0,
+    PRIMARY KEY (level, class_id, bucket, endpoint_id)
+) WITHOUT ROWID""",
         "DROP TABLE outcomes",
         """
 CREATE TABLE outcomes (

@@ -99,7 +99,7 @@ CREATE TABLE pairs (
     user_id INTEGER NOT NULL,
     endpoint_id INTEGER NOT NULL,
     class_id INTEGER NOT NULL,
-    last_hour INTEGER NOT NULL,
+    last_slot INTEGER NOT NULL,
     PRIMARY KEY (user_id, endpoint_id, class_id)
 ) WITHOUT ROWID;
 CREATE TABLE latest (
@@ -130,6 +130,12 @@ CREATE TABLE hits (
     users INTEGER NOT NULL,  -- whose last visit of the endpoint lies here; of weeks 0
     first INTEGER,  -- of days and months: timestamps
     last INTEGER,
+    hits_1 INTEGER NOT NULL DEFAULT 0,  -- of hours: those from its second slot on, third, fourth
+    hits_2 INTEGER NOT NULL DEFAULT 0,
+    hits_3 INTEGER NOT NULL DEFAULT 0,
+    users_1 INTEGER NOT NULL DEFAULT 0,
+    users_2 INTEGER NOT NULL DEFAULT 0,
+    users_3 INTEGER NOT NULL DEFAULT 0,
     PRIMARY KEY (level, class_id, bucket, endpoint_id)
 ) WITHOUT ROWID;
 CREATE TABLE outcomes (

@@ -44,23 +44,16 @@ UNION SELECT user_id, endpoint_id, 0 FROM temp.recent
 WHERE user_id IN (SELECT user_id FROM temp.mixed)"""
 
 
-def _end(bucket: str, unit: str) -> str:
-    """Return where no visit of a bucket can lie any more: the next that has any begins there."""
-    return f"""coalesce((
-        SELECT slot FROM calendar WHERE slot > {bucket} AND {unit} > {bucket} ORDER BY slot LIMIT 1
-    ) * {SLOT}, 9223372036854775807)"""
-
-
 LEAVE_PAIRS = f"""
-INSERT INTO temp.moved SELECT user_id, endpoint_id, class_id, last_hour, NULL FROM (
+INSERT INTO temp.moved SELECT user_id, endpoint_id, class_id, last_slot, NULL FROM (
     SELECT user_id, endpoint_id, class_id, (
-        SELECT max(last_hour) FROM pairs WHERE pairs.user_id = came.user_id
+        SELECT max(last_slot) FROM pairs WHERE pairs.user_id = came.user_id
         AND pairs.endpoint_id = came.endpoint_id
-        AND (came.class_id = 0 OR pairs.class_id = came.class_id)) AS last_hour
+        AND (came.class_id = 0 OR pairs.class_id = came.class_id)) AS last_slot
     FROM ({_PAIRS}) AS came
 ) AS came WHERE NOT EXISTS (
-    SELECT 1 FROM visits WHERE timestamp >= last_hour * {SLOT}
-    AND timestamp < {_end("last_hour", "hour")} AND visits.endpoint_id = came.endpoint_id
+    SELECT 1 FROM visits WHERE timestamp >= last_slot * {SLOT}
+    AND timestamp < (last_slot + 1) * {SLOT} AND visits.endpoint_id = came.endpoint_id
     AND {_LEFT})"""
 FORGET_LAST = (
     """
@@ -80,7 +73,7 @@ DELETE FROM visitors WHERE user_id IN (SELECT user_id FROM temp.going) AND NOT E
 DELETE FROM pairs WHERE (user_id, endpoint_id) IN (SELECT user_id, endpoint_id FROM temp.going)
 AND NOT EXISTS (
     SELECT 1 FROM visits WHERE visits.user_id = pairs.user_id
-    AND timestamp >= last_hour * {SLOT} AND timestamp < {_end("last_hour", "hour")}
+    AND timestamp >= last_slot * {SLOT} AND timestamp < (last_slot + 1) * {SLOT}
     AND visits.endpoint_id = pairs.endpoint_id)""",
 )
 _TOUCHED = """
@@ -92,6 +85,15 @@ FORGET_EMPTY = (
 DELETE FROM outcomes WHERE hits = 0 AND (level, bucket, endpoint_id, status_class, latency) IN (
     SELECT level, bucket, endpoint_id, status_class, latency FROM temp.outcome_changes)""",
 )
+
+
+def _end(bucket: str, unit: str) -> str:
+    """Return where no visit of a bucket can lie any more: the next that has any begins there."""
+    return f"""coalesce((
+        SELECT slot FROM calendar WHERE slot > {bucket} AND {unit} > {bucket} ORDER BY slot LIMIT 1
+    ) * {SLOT}, 9223372036854775807)"""
+
+
 _OF_DAY = f"""
 SELECT timestamp FROM visits WHERE visits.endpoint_id = hits.endpoint_id
 AND timestamp >= bucket * {SLOT} AND timestamp < {_end("bucket", "day")} AND {COUNTED}
