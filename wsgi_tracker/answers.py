@@ -137,7 +137,7 @@ def _filled(
 ) -> list[TrendBucket]:
     """Return all buckets of a span, those without visits too, newest first."""
     known = {bucket.start: bucket for bucket in found}
-    if span.start <= 0 and not known:
+    if not known and not 0 < span.start < end:
         return []
     start = min(known) if span.start <= 0 else bucket_start(granularity, span.start, zone)
     end = max([end, *(bucket.start + 1 for bucket in found[:1])])

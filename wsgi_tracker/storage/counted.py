@@ -1,6 +1,6 @@
 """Reports from counters, and from visits for both ends of a window: the same as from raw rows.
 
-At its start, for the hour or slot that it cuts; at the other end, for those that came since others
+At its start, for the slot that it cuts; at the other end, for those that came since others
 were counted. A user among them is a unique one unless the window has a visit of the user's that is
 counted, and ``visitors`` and ``pairs`` tell that by the last one.
 
