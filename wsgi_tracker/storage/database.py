@@ -198,7 +198,8 @@ class Database:
         if not version:
             create_schema(connection, self._make_secret, self._patience_seconds)
         migrate(connection)
-        connection.execute("PRAGMA temp_store = MEMORY")
+        # Who writes needs little, and no other folder than the database's; a report may sort millions.
+        connection.execute(f"PRAGMA temp_store = {'MEMORY' if writing else 'FILE'}")
         connection.execute(CREATE_BATCH)
         if not writing:
             connection.execute(CREATE_ARRIVALS)
