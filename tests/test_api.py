@@ -6,18 +6,21 @@ import json
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from typing import Any
+from wsgiref.util import setup_testing_defaults
 
 import pytest
 import webtest
 from counting import BEGIN, visit
 from hosts import Host
-from test_recount import reporting
+from test_recount import NOW, micro, reporting
 
 from wsgi_tracker import ConfigurationError, Tracker
+from wsgi_tracker.errors import TooManyQuestionsError
 from wsgi_tracker.period import DAY, SECOND
 from wsgi_tracker.query import EXPORT, parse_query
+from wsgi_tracker.selection import Selection
 
 Client = Callable[..., webtest.TestApp]
 MINUTE = 60 * SECOND
@@ -101,10 +104,12 @@ def test_dates_are_of_the_databases_time_zone() -> None:
     assert (other["start"], other["tz"]) == ("2024-01-01T00:00:00Z", "UTC")
 
 
-@pytest.mark.parametrize(("day", "hours"), [("2024-03-31", 23), ("2024-10-27", 25)])
-def test_days_of_23_and_25_hours_have_as_many(day: str, hours: int) -> None:
-    follows = f"{day[:-2]}{int(day[-2:]) + 1}" if day != "2024-03-31" else "2024-04-01"
-    question = f"granularity=hour&tz=Europe/Berlin&start={day}&end={follows}&fill=true"
+@pytest.mark.parametrize(
+    ("day", "following", "hours"),
+    [("2023-03-26", "2023-03-27", 23), ("2023-10-29", "2023-10-30", 25)],
+)
+def test_days_of_23_and_25_hours_have_as_many(day: str, following: str, hours: int) -> None:
+    question = f"granularity=hour&tz=Europe/Berlin&start={day}&end={following}&fill=true"
     with reporting([]) as client:
         trends = client.get(f"/api/tracking/trends?{question}").json["trends"]
 
@@ -129,6 +134,7 @@ def test_too_many_buckets_are_refused(client: Client) -> None:
         "visits?cursor=x",
         "users/a?cursor=WyJ2aXNpdHMiXQ",
         "export?cursor=7",
+        "export?cursor=7-",
     ],
 )
 def test_foreign_cursor_is_refused(question: str) -> None:
@@ -148,7 +154,7 @@ def test_breakdown_needs_to_know_by_what(client: Client) -> None:
 def test_user_that_never_came_is_not_found(client: Client) -> None:
     app = client()
 
-    for name in ("nobody", "%", "*", "a/b"):
+    for name in ("a%00*", "*" * 2000, "*" * 3000, "nobody", "%", "*", "a/b"):
         assert (
             app.get(f"/api/tracking/users/{name}", status=404).json["error"]["code"] == "not_found"
         )
@@ -169,6 +175,7 @@ def test_session_that_goes_on_on_the_next_page_is_cut() -> None:
         second = client.get(f"/api/tracking/users/a{url}").json
 
     assert [session["cut"] for session in first.json["path"]] == [True]
+    assert [session["cut"] for session in second["path"]] == [True]
     assert [step["endpoint"] for step in first.json["path"][0]["steps"]] == ["/2", "/3", "/4"]
     assert [step["endpoint"] for step in second["path"][0]["steps"]] == ["/0", "/1"]
     assert second["visits"] == 5
@@ -260,7 +267,7 @@ def test_long_questions_leave_connections_to_others(host: Host) -> None:
     ready.wait(30)
     try:
         with (
-            pytest.raises(Exception, match="all 4 connections stayed busy"),
+            pytest.raises(Exception, match="4 questions that take long"),
             storage.snapshot(long=True),
         ):
             pass
@@ -365,3 +372,154 @@ def test_visits_with_ids_that_were_in_use_are_in_the_metrics(host: Host) -> None
     with host.storage.snapshot() as snapshot:
         assert snapshot.outcomes_ever().hits.total() == 3
         assert snapshot.summary().total_hits == 0
+
+
+def test_ids_that_were_in_use_are_measured_whoever_deletes(host: Host) -> None:
+    host.segment(b"".join(visit(BEGIN, f"u{n}").line() for n in range(10)))
+    host.ingest()
+    host.storage.count(enough=1)
+    with closing(sqlite3.connect(host.storage.database, isolation_level=None)) as database:
+        database.execute("DELETE FROM user_visits WHERE id > 5")
+    host.segment(b"".join(visit(BEGIN, f"v{n}").line() for n in range(5)))
+    host.ingest()
+    while host.storage.count(enough=1):
+        pass
+
+    with host.storage.snapshot() as snapshot:
+        assert snapshot.outcomes_ever().hits.total() == 15
+        assert snapshot.summary().total_hits == 10
+
+
+@pytest.fixture
+def threaded(tracked: Callable[..., Tracker]) -> webtest.TestApp:
+    """Return an application whose process ingests by itself, so that reports take along what waits."""
+    return webtest.TestApp(tracked(ingest=True))
+
+
+def test_live_and_users_know_what_has_just_come(threaded: webtest.TestApp) -> None:
+    threaded.get("/boxes")
+    user = threaded.get("/api/tracking/visits").json["visits"][0]["user_hash"]
+    threaded.app.forget(user)
+    for _ in range(3):
+        threaded.get("/boxes")
+
+    assert threaded.get("/api/tracking/live").json["active_users"] == 1
+    threaded.get("/boxes")
+    assert threaded.get(f"/api/tracking/users/{user}").json["visits"] == 4
+
+
+def test_query_string_that_is_not_escaped_is_utf_8(tracked: Callable[..., Tracker]) -> None:
+    tracker = tracked()
+    webtest.TestApp(tracker).get("/gr%C3%B6%C3%9Fe")
+    answers = []
+    for query in ("endpoint=/größe".encode().decode("latin-1"), "endpoint=/gr%C3%B6%C3%9Fe"):
+        environ = {"PATH_INFO": "/api/tracking/stats", "QUERY_STRING": query}
+        setup_testing_defaults(environ)
+        body = b"".join(tracker(environ, lambda status, headers, exc_info=None: print))
+        answers.append([row["endpoint"] for row in json.loads(body)["stats"]])
+
+    assert answers == [["/größe"]] * 2
+
+
+def test_user_agents_that_say_nothing_are_one_class() -> None:
+    agents = [None, " ", "curl/8", "unknown to all"]
+    with reporting(
+        [visit(BEGIN + n, "a", user_agent=text) for n, text in enumerate(agents)]
+    ) as client:
+        client.get("/api/tracking/summary")
+        answer = client.get("/api/tracking/breakdown?by=class&period=all").json
+
+    assert {row["value"]: row["hits"] for row in answer["breakdown"]} == {
+        "empty": 2,
+        "tool": 1,
+        "unknown": 1,
+    }
+    assert answer["total_values"] == 3
+
+
+def test_time_to_come_is_not_filled() -> None:
+    question = "granularity=day&start=2024-03-03&end=2024-03-08&fill=true"
+    with reporting([]) as client:
+        trends = client.get(f"/api/tracking/trends?{question}").json["trends"]
+
+    assert [(row["time_bucket"], row["partial"]) for row in trends] == [
+        ("2024-03-04", True),
+        ("2024-03-03", False),
+    ]
+
+
+def test_visit_of_a_clock_far_ahead_fills_nothing() -> None:
+    with reporting([visit(micro(NOW) + 5 * 365 * DAY)]) as client:
+        question = "/api/tracking/trends?granularity=hour&period=24h&fill=true"
+        trends = client.get(question).json["trends"]
+
+    assert len(trends) == 1 + 25
+    assert (trends[0]["hits"], trends[0]["partial"]) == (1, True)
+
+
+def test_export_outlives_a_purge(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("wsgi_tracker.export.VISITS_PER_PAGE", 2)
+    with reporting([visit(BEGIN + n * DAY, f"u{n}") for n in range(6)]) as client:
+        export, _ = client.app._api._fresh.export(parse_query("", EXPORT))
+        blocks = export.blocks()
+        first = next(blocks)
+        for _ in client.app._storage.purge(BEGIN + 3 * DAY):
+            pass
+        rest = b"".join(blocks)
+        cursor = json.loads(first.splitlines()[-1])["cursor"]
+        again = client.get(f"/api/tracking/export?cursor={cursor}").body
+
+    assert [json.loads(line)["user_hash"] for line in first.splitlines()] == ["u0", "u1"]
+    assert [json.loads(line)["user_hash"] for line in rest.splitlines()] == ["u3", "u4", "u5"]
+    assert again == rest
+
+
+def test_resumed_export_has_a_visit_whose_id_was_in_use(host: Host) -> None:
+    host.segment(b"".join(visit(BEGIN + n, f"u{n}").line() for n in range(5)))
+    host.ingest()
+    host.storage.forget("u4")
+    host.segment(visit(BEGIN + 9, "new").line())
+    host.ingest()
+
+    with host.storage.snapshot(long=True) as snapshot:
+        found = snapshot.oldest_visits(Selection(), 10, (BEGIN + 4, 5), snapshot.newest_id())
+    assert [(id, each.user_hash) for id, each in found] == [(5, "new")]
+
+
+def test_question_for_a_newer_answer_is_answered(client: Client) -> None:
+    response = client().get("/api/tracking/stats", headers={"If-Match": '"x"'})
+
+    assert (response.status_int, response.json["stats"]) == (200, [])
+
+
+def test_report_that_turns_out_to_be_long_takes_a_long_slot(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("wsgi_tracker.storage.snapshot.FEW_UNCOUNTED", 0)
+    host.segment(visit(BEGIN).line())
+    host.ingest()
+    host.hits()
+    with closing(sqlite3.connect(host.storage.database, isolation_level=None)) as database:
+        database.execute("UPDATE user_visits SET status = 404")  # by hand: counters do not hold
+
+    with ExitStack() as long:
+        for _ in range(4):
+            long.enter_context(host.storage.snapshot(long=True))
+        with pytest.raises(TooManyQuestionsError), host.storage.snapshot() as snapshot:
+            snapshot.summary()
+    with host.storage.snapshot() as snapshot:
+        assert snapshot.summary().total_hits == 1
+
+
+def test_long_questions_beyond_four_are_no_outage(
+    client: Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = client()
+    with ExitStack() as long:
+        for _ in range(4):
+            long.enter_context(app.app._storage.snapshot(long=True))
+        response = app.get("/api/tracking/breakdown?by=class", status=503)
+
+    assert response.json["error"]["code"] == "storage_unavailable"
+    assert response.headers["Retry-After"] == "1"
+    assert not [record for record in caplog.records if "503" in record.getMessage()]

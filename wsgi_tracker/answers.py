@@ -32,10 +32,16 @@ class Answers:
         basis = {"unique_users_basis": unique_users_basis}
         self._basis = basis if unique_users_basis else {}
         self.reports = {
-            "stats": Report("Hits and unique users of each endpoint", STATS, self._stats, OF_STATS),
-            "summary": Report("Totals", SUMMARY, self._summary, OF_SUMMARY),
-            "trends": Report("Visits over time", TRENDS, self._trends, OF_TRENDS),
-            "visits": Report("The newest visits", VISITS, self._visits, OF_VISITS),
+            "stats": Report(
+                "Hits and unique users of each endpoint",
+                STATS,
+                self._stats,
+                OF_STATS,
+                is_quick=True,
+            ),
+            "summary": Report("Totals", SUMMARY, self._summary, OF_SUMMARY, is_quick=True),
+            "trends": Report("Visits over time", TRENDS, self._trends, OF_TRENDS, is_quick=True),
+            "visits": Report("The newest visits", VISITS, self._visits, OF_VISITS, is_quick=True),
         }
 
     def _stats(self, asked: Asked, snapshot: Snapshot) -> Answer:
@@ -115,7 +121,7 @@ def _buckets(asked: Asked, snapshot: Snapshot, span: Span) -> list[dict[str, Any
     if question.include:
         outcomes = snapshot.outcomes_of_buckets(selection, granularity, found, question["tz"])
     zone = question["tz"] or snapshot.timezone()
-    end = asked.now if span.end is None else span.end
+    end = asked.now if span.end is None else min(span.end, asked.now)
     if question["fill"]:
         found = _filled(found, granularity, span, end, zone)
     rows = []
@@ -135,20 +141,22 @@ def _included(outcomes: Outcomes | None, include: Collection[str]) -> dict[str, 
 def _filled(
     found: Sequence[TrendBucket], granularity: Granularity, span: Span, end: int, zone: tzinfo
 ) -> list[TrendBucket]:
-    """Return all buckets of a span, those without visits too, newest first."""
+    """Return all buckets of a span to now, those without visits too, newest first.
+
+    Of what is dated into the future, only those that have visits.
+    """
     known = {bucket.start: bucket for bucket in found}
-    if not known and not 0 < span.start < end:
+    if not known and span.start <= 0:
         return []
     start = min(known) if span.start <= 0 else bucket_start(granularity, span.start, zone)
-    end = max([end, *(bucket.start + 1 for bucket in found[:1])])
     buckets: list[TrendBucket] = []
-    while start < end:
+    while start < end and span.start < end:
         if len(buckets) >= MAX_BUCKETS:
             raise QueryError(
                 f"fill makes at most {MAX_BUCKETS} buckets: ask for longer ones, or a shorter time",
                 "fill",
             )
         empty = TrendBucket(start, bucket_label(granularity, start, zone), 0, 0, 0)
-        buckets.append(known.get(start, empty))
+        buckets.append(known.pop(start, empty))
         start = next_bucket(granularity, start, zone)
-    return buckets[::-1]
+    return [*(bucket for bucket in found if bucket.start in known), *buckets[::-1]]

@@ -27,7 +27,7 @@ from .health import HealthCheck
 from .insights import USER_REPORT
 from .metrics import expose
 from .openapi import Operation, describe
-from .parameters import Parameter
+from .parameters import LONGEST_VALUE, Parameter
 from .query import EXPORT, Question, parse_query
 from .responses import (
     HEADERS,
@@ -81,7 +81,9 @@ class Api:
             ),
             Operation("export", "All visits, oldest first", EXPORT, tuple(TYPES.values())),
             Operation("health", "Whether all is well, and what is wrong", ()),
-            Operation("metrics", "Figures for Prometheus", (), ("text/plain",)),
+            Operation(
+                "metrics", "Figures for Prometheus", (), ("text/plain",), may_be_missing=True
+            ),
             Operation("openapi.json", "This description", ()),
         ]
 
@@ -116,12 +118,14 @@ class Api:
         route = self._route(path)
         if environ["REQUEST_METHOD"] not in ("GET", "HEAD"):
             return method_not_allowed()
-        question = parse_query(environ.get("QUERY_STRING", ""), route.parameters)
+        # As the path: bytes in latin-1 (PEP 3333), if they are not escaped.
+        query = _as_utf8(environ.get("QUERY_STRING", ""))
+        question = parse_query(query, route.parameters)
         return route.respond(environ, question)
 
     def _route(self, path: str) -> Route:
-        if path.startswith(USERS) and len(path) > len(USERS):
-            user_hash = path[len(USERS) :].encode("latin-1", "replace").decode("utf-8", "replace")
+        if path.startswith(USERS) and 0 < len(path) - len(USERS) <= LONGEST_VALUE:
+            user_hash = _as_utf8(path[len(USERS) :])
             return Route(USER_REPORT.parameters, partial(self._report, USER_REPORT, name=user_hash))
         if path in self._routes:
             return self._routes[path]
@@ -162,5 +166,8 @@ class Api:
 
     def _openapi(self, environ: WSGIEnvironment, question: Question) -> Response:
         url = environ.get("SCRIPT_NAME", "") + environ["PATH_INFO"].removesuffix("/openapi.json")
-        server = url.encode("latin-1", "replace").decode("utf-8", "replace")
-        return json_response(describe(self._operations, quote(server)))
+        return json_response(describe(self._operations, quote(_as_utf8(url))))
+
+
+def _as_utf8(text: str) -> str:
+    return text.encode("latin-1", "replace").decode("utf-8", "replace")

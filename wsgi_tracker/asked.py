@@ -45,12 +45,16 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """One endpoint of the API: what it is, what it takes, what answers, and what that looks like."""
+    """One endpoint of the API: what it is, what it takes, what answers, and what that looks like.
+
+    ``is_quick`` where counters may know, and what waits in the spool can be taken along.
+    """
 
     summary: str
     parameters: Sequence[Parameter]
     answer: Callable[[Asked, Snapshot], Answer]
     schema: dict[str, Any]
+    is_quick: bool = False
 
 
 def span_of(asked: Asked, snapshot: Snapshot) -> Span:

@@ -42,6 +42,10 @@ class PoolTimeoutError(StorageError):
     """Every connection stayed in use until the deadline."""
 
 
+class TooManyQuestionsError(PoolTimeoutError):
+    """As many long questions as may be asked at a time are being answered; no fault of storage."""
+
+
 class QueryTimeoutError(StorageError):
     """A report was interrupted, as it took too long; no fault of storage."""
 

@@ -13,12 +13,14 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from .errors import PoolTimeoutError
 from .period import SECOND, iso_timestamp
 from .selection import Selection
 from .storage import Storage
 from .visit import FIELDS, Visit
 
 VISITS_PER_PAGE = 1000
+ATTEMPTS = 30
 # What a spreadsheet would take for a formula, or for the end of a cell.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 TYPES = {"ndjson": "application/x-ndjson", "csv": "text/csv; charset=utf-8"}
@@ -26,12 +28,12 @@ TYPES = {"ndjson": "application/x-ndjson", "csv": "text/csv; charset=utf-8"}
 
 @dataclass(frozen=True, slots=True)
 class Export:
-    """Visits of ``selection`` behind the one with the id ``behind``, or from the first."""
+    """Visits of ``selection`` behind a timestamp and id, or from the first."""
 
     storage: Storage
     selection: Selection
     format: str
-    behind: int | None = None
+    behind: tuple[int, int] | None = None
 
     def blocks(self) -> Iterator[bytes]:
         """Yield it in blocks; what is wrong with the question is raised at the first one."""
@@ -40,16 +42,31 @@ class Export:
         behind, encode = self.behind, _ENCODERS[self.format]
         header = csv_header() if self.format == "csv" and behind is None else b""
         while True:
-            with self.storage.snapshot(long=True) as snapshot:
-                page = snapshot.oldest_visits(self.selection, VISITS_PER_PAGE, behind, upto)
+            page = self._page(behind, upto)
             yield header + encode(page)
             if len(page) < VISITS_PER_PAGE:
                 return
-            header, behind = b"", page[-1][0]
+            last, visit = page[-1]
+            header, behind = b"", (visit.timestamp, last)
+
+    def _page(self, behind: tuple[int, int] | None, upto: int) -> list[tuple[int, Visit]]:
+        """Return one page; others may be busy, and what has begun is not cut short for that."""
+        attempts = 0
+        while True:
+            try:
+                with self.storage.snapshot(long=True) as snapshot:
+                    return snapshot.oldest_visits(self.selection, VISITS_PER_PAGE, behind, upto)
+            except PoolTimeoutError:  # after a second
+                attempts += 1
+                if attempts > ATTEMPTS or behind == self.behind:
+                    raise
 
 
 def _as_lines(page: Iterable[tuple[int, Visit]]) -> bytes:
-    lines = [json.dumps({**asdict(visit), "id": id}, separators=(",", ":")) for id, visit in page]
+    lines = [
+        json.dumps({**asdict(visit), "cursor": _cursor(id, visit)}, separators=(",", ":"))
+        for id, visit in page
+    ]
     return "".join(f"{line}\n" for line in lines).encode()
 
 
@@ -57,13 +74,17 @@ def _as_csv(page: Iterable[tuple[int, Visit]]) -> bytes:
     text = io.StringIO(newline="")
     write = csv.writer(text).writerow
     for id, visit in page:
-        write([id, *(_cell(name, getattr(visit, name)) for name in FIELDS)])
+        write([*(_cell(name, getattr(visit, name)) for name in FIELDS), _cursor(id, visit)])
     return text.getvalue().encode()
 
 
 def csv_header() -> bytes:
     """Return the first line of CSV."""
-    return ",".join(["id", *FIELDS]).encode() + b"\r\n"
+    return ",".join([*FIELDS, "cursor"]).encode() + b"\r\n"
+
+
+def _cursor(id: int, visit: Visit) -> str:
+    return f"{visit.timestamp}-{id}"
 
 
 def _cell(name: str, value: Any) -> Any:

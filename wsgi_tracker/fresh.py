@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import replace
 
 from .asked import Answer, Asked, Report, selection_of, span_of
-from .errors import Outage, QueryTimeoutError, StorageError
+from .errors import Outage, QueryTimeoutError, StorageError, TooManyQuestionsError
 from .export import Export
 from .health import waits_long
 from .ingest import Queue
@@ -46,7 +46,7 @@ class FreshAnswers:
     def ask(self, report: Report, question: Question, name: str = "") -> tuple[Answer, Queue]:
         """Return the answer, and what could not be taken along; ``name`` is of whom it asks."""
         asked = Asked(question, self.now(), name=name)
-        if question.is_simple:
+        if _is_quick(report, question):
             with self._open_unread() as unread:
                 if unread is not None:
                     with suppress(NotIngestedError):
@@ -92,7 +92,7 @@ class FreshAnswers:
         return self._answer(report, replace(asked, now=self.now(), unread=None, queue=queue)), queue
 
     def _answer(self, report: Report, asked: Asked) -> Answer:
-        long = not asked.question.is_simple
+        long = not _is_quick(report, asked.question)
         with self._logging(), self._storage.snapshot(asked.unread, long=long) as snapshot:
             return report.answer(asked, snapshot)
 
@@ -101,9 +101,13 @@ class FreshAnswers:
         """Log what keeps storage from answering, once, and when it is over."""
         try:
             yield
-        except QueryTimeoutError:
+        except (QueryTimeoutError, TooManyQuestionsError):
             raise
         except StorageError as error:
             self._outage.report(str(error))
             raise
         self._outage.over()
+
+
+def _is_quick(report: Report, question: Question) -> bool:
+    return report.is_quick and question.is_simple

@@ -9,7 +9,7 @@ from typing import Any
 from .asked import Answer, Asked, Report, about, selection_of, span_of
 from .errors import NotFoundError
 from .paging import cursor_of_visits, position_of
-from .period import SECOND, iso_timestamp
+from .period import IDLE, SECOND, iso_timestamp
 from .query import BREAKDOWN, LIVE, USER
 from .reports import visit_as_json
 from .schemas import OF_BREAKDOWN, OF_LIVE, OF_USER
@@ -17,7 +17,6 @@ from .selection import Filter, Selection
 from .storage import Snapshot
 from .visit import Visit
 
-IDLE = 30 * 60 * SECOND
 MINUTE = 60 * SECOND
 ACTIVE_MINUTES = 5
 
@@ -40,7 +39,7 @@ def breakdown(asked: Asked, snapshot: Snapshot) -> Answer:
 def user(asked: Asked, snapshot: Snapshot) -> Answer:
     """Return what one user did, the newest sessions first."""
     question, span = asked.question, span_of(asked, snapshot)
-    own = Filter("user_hash", (_exactly(asked.name),))
+    own = Filter("user_hash", (asked.name,), is_exact=True)
     if not snapshot.hits(Selection(filters=(own,))):
         raise NotFoundError("there is no visit of this user")
     selection = selection_of(asked, span)
@@ -49,8 +48,12 @@ def user(asked: Asked, snapshot: Snapshot) -> Answer:
     position = position_of(question["cursor"])
     page = snapshot.visits(selection, question["limit"], position)
     sessions = _sessions(page.visits)
-    if page.following is not None and sessions:
-        sessions[-1]["cut"] = True
+    if sessions:
+        newest, oldest = page.visits[0].timestamp, page.visits[-1].timestamp
+        after = None if position is None else position.timestamp
+        sessions[0]["cut"] = after is not None and after - newest <= IDLE
+        before = page.following_timestamp
+        sessions[-1]["cut"] |= before is not None and oldest - before <= IDLE
     return Answer(
         {
             "user_hash": asked.name,
@@ -64,11 +67,6 @@ def user(asked: Asked, snapshot: Snapshot) -> Answer:
         },
         cursor_of_visits(page.following),
     )
-
-
-def _exactly(text: str) -> str:
-    """Return a glob that fits this text alone."""
-    return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in text)
 
 
 def _sessions(visits: list[Visit]) -> list[dict[str, Any]]:

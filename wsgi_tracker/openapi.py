@@ -27,6 +27,7 @@ class Operation:
     parameters: Iterable[Parameter]
     types: tuple[str, ...] = (JSON,)
     schema: Schema | None = None
+    may_be_missing: bool = False
 
 
 def describe(operations: Iterable[Operation], server: str) -> dict[str, Any]:
@@ -57,8 +58,12 @@ REFUSALS = {
     "400": ("BadRequest", "A parameter is unknown, repeated or malformed."),
     "401": ("Unauthorized", "The token is missing or wrong."),
     "404": ("NotFound", "There is no such report, or nobody of that name."),
+    "405": ("MethodNotAllowed", "Neither GET nor HEAD."),
+    "500": ("InternalError", "A fault of the tracker, which its log tells."),
     "503": ("Unavailable", "The database is out of order or busy, or the question takes too long."),
 }
+
+KNOWN = {"304": {"description": "The answer is that of the ETag in If-None-Match."}}
 
 
 def _refusal(description: str) -> dict[str, Any]:
@@ -70,7 +75,7 @@ def _operation(operation: Operation) -> dict[str, Any]:
     in_path = [part[1:-1] for part in operation.path.split("/") if part.startswith("{")]
     content = {name: _media(operation.schema) for name in operation.types}
     refusals = dict(REFUSALS)
-    if not in_path:
+    if not (in_path or operation.may_be_missing):
         del refusals["404"]
     return {
         "operationId": operation.path.partition("/")[0].partition(".")[0],
@@ -84,7 +89,7 @@ def _operation(operation: Operation) -> dict[str, Any]:
         ],
         "responses": {
             "200": {"description": operation.summary, "content": content},
-            "304": {"description": "The answer is that of the ETag in If-None-Match."},
+            **(KNOWN if operation.schema else {}),
             **{
                 status: {"$ref": f"#/components/responses/{name}"}
                 for status, (name, _) in refusals.items()

@@ -1,7 +1,8 @@
 """Pages of reports: in which order rows stand, and cursors, which say behind which one to go on.
 
 A cursor holds what the last row was sorted by, and no secret. Rows are never counted from the first
-one, so that none is missing or there twice because others came meanwhile.
+one, so that none is missing or there twice because others came meanwhile; but one whose own value
+changes may move across a cursor.
 """
 
 from __future__ import annotations
@@ -114,14 +115,15 @@ def position_of(cursor: str | None) -> Position | None:
 
 
 def _write(parts: list[Any]) -> str:
-    text = json.dumps(parts, separators=(",", ":"))
-    return urlsafe_b64encode(text.encode()).decode().rstrip("=")
+    text = json.dumps(parts, ensure_ascii=False, separators=(",", ":"))
+    return urlsafe_b64encode(text.encode("utf-8", "surrogatepass")).decode().rstrip("=")
 
 
 def _read(cursor: str) -> Any:
     try:
         if len(cursor) <= LONGEST_CURSOR:
-            return json.loads(urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
+            text = urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4))
+            return json.loads(text.decode("utf-8", "surrogatepass"))
     except (ValueError, RecursionError):
         pass
     raise _foreign()

@@ -17,7 +17,6 @@ from .selection import Filter
 
 SHOWN = 60
 LONGEST_VALUE = 2048
-LARGEST_ID = 2**63 - 1
 
 
 class Parameter(Protocol):
@@ -154,8 +153,8 @@ class Whole:
 
 
 @dataclass(frozen=True, slots=True)
-class Id:
-    """The id of a visit."""
+class Place:
+    """A place among all visits: a timestamp, in µs since the epoch, and an id."""
 
     name: str
     description: str
@@ -165,13 +164,17 @@ class Id:
     @property
     def schema(self) -> dict[str, Any]:
         """What it may be, as JSON Schema."""
-        return {"type": "integer", "minimum": 0, "maximum": LARGEST_ID}
+        return {"type": "string", "pattern": "^[0-9]{1,18}-[0-9]{1,18}$"}
 
-    def parse(self, value: str) -> int:
-        """Return the number."""
-        if value.isascii() and value.isdigit() and len(value) <= SHOWN and int(value) <= LARGEST_ID:
-            return int(value)
-        raise QueryError(f"{self.name} is the id of a visit; given {shown(value)}", self.name)
+    def parse(self, value: str) -> tuple[int, int]:
+        """Return the two."""
+        found = re.fullmatch("([0-9]{1,18})-([0-9]{1,18})", value, re.ASCII)
+        if found is None:
+            raise QueryError(
+                f"{self.name} is what the last line of an export says; given {shown(value)}",
+                self.name,
+            )
+        return int(found[1]), int(found[2])
 
 
 _RFC3339 = re.compile(

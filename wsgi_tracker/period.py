@@ -19,6 +19,7 @@ SECOND = 1_000_000
 SLOT = 900 * SECOND
 HOUR = 3600 * SECOND
 DAY = 24 * HOUR
+IDLE = HOUR // 2  # longer, and a session is over
 LAST_TIMESTAMP = 253402300799999999  # the end of the year 9999
 # Behind it a clock elsewhere may show the year 10000, which no date has: it stands still there.
 _LAST_DATED = LAST_TIMESTAMP - 2 * DAY

@@ -17,9 +17,9 @@ from .parameters import (
     Choices,
     Cursor,
     Flag,
-    Id,
     Moment,
     Parameter,
+    Place,
     Text,
     Whole,
     Words,
@@ -165,7 +165,7 @@ USER: tuple[Parameter, ...] = (
 )
 EXPORT: tuple[Parameter, ...] = (
     Choice("format", ("ndjson", "csv"), "ndjson", "One JSON object per line, or CSV."),
-    Id("cursor", "Visits behind the one with this id, the last that arrived, of the same export."),
+    Place("cursor", "Visits behind that of the last line that arrived, of the same export."),
     _period(tuple(PERIODS), "all"),
     *RANGE,
     *FILTER_PARAMETERS,

@@ -192,10 +192,14 @@ class Position:
 
 @dataclass(frozen=True, slots=True)
 class VisitsPage:
-    """Visits, newest first, and where the list goes on; ``None`` where it ends."""
+    """Visits, newest first, and where the list goes on, with a visit of which time.
+
+    ``None`` where it ends.
+    """
 
     visits: list[Visit]
-    following: Position | None
+    following: Position | None = None
+    following_timestamp: int | None = None
 
 
 def visit_as_json(visit: Visit) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import json
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
+from werkzeug.http import parse_etags
 from werkzeug.wrappers import Response
 
 from .auth import ADVICE, Auth
@@ -30,7 +31,12 @@ def unless_known(response: Response, environ: WSGIEnvironment) -> Response:
     """
     digest = hashlib.blake2b(response.get_data(), digest_size=16).hexdigest()
     response.set_etag(digest, weak=True)
-    return response.make_conditional(environ)
+    if not parse_etags(environ.get("HTTP_IF_NONE_MATCH")).contains_weak(digest):
+        return response
+    known = Response(status=HTTPStatus.NOT_MODIFIED, headers=response.headers)
+    for name in ("Content-Type", "Content-Length"):
+        known.headers.pop(name, None)
+    return known
 
 
 def error_response(

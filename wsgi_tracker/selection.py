@@ -18,13 +18,14 @@ BREAKDOWNS = (
 class Filter:
     """Visits whose ``name`` is one of ``values`` or, ``excluded``, all others.
 
-    A value with ``*``, ``?`` or ``[`` is a glob, too, in which ``*`` matches slashes; of a status it
-    may be ``4xx``. ``None`` is that of visits that have none.
+    A value with ``*``, ``?`` or ``[`` is a glob, too, in which ``*`` matches slashes, unless
+    ``is_exact``; of a status it may be ``4xx``. ``None`` is that of visits that have none.
     """
 
     name: str
     values: tuple[str | None, ...]
     excluded: bool = False
+    is_exact: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +41,7 @@ class Selection:
 
     @property
     def agent_class(self) -> str | None:
-        """The class of user agents that visits are to be of, if that alone is asked for."""
+        """The class of user agents that visits are to be of; of a selection that is simple."""
         if not self.filters:
             return None
         (only,) = self.filters

@@ -159,11 +159,11 @@ class Snapshot(Protocol):
         """Return the newest visits, newest first, or those that follow on the page before."""
 
     def oldest_visits(
-        self, selection: Selection, limit: int, behind: int | None, upto: int
+        self, selection: Selection, limit: int, behind: tuple[int, int] | None, upto: int
     ) -> list[tuple[int, Visit]]:
         """Return the oldest visits, oldest first, each behind its id, of those with ids to ``upto``.
 
-        Or those that follow the one with the id ``behind``; :exc:`QueryError` where that is gone.
+        Or those that follow a timestamp and id.
         """
 
     def newest_id(self) -> int:
@@ -176,7 +176,7 @@ class Snapshot(Protocol):
         """Return the number of users."""
 
     def breakdown(self, selection: Selection, by: str, limit: int) -> Breakdown:
-        """Return the values of ``by``, one of :data:`~wsgi_tracker.selection.FILTERS`."""
+        """Return the values of ``by``, one of :data:`~wsgi_tracker.selection.BREAKDOWNS`."""
 
     def sessions(self, selection: Selection) -> Sessions:
         """Return the totals of sessions."""

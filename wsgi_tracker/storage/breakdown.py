@@ -19,6 +19,9 @@ _CODES = {
 }
 _CLASS = "CASE WHEN class IS NULL THEN 'unknown' ELSE class END"
 _NO_AGENT = -1
+# Some user agents say nothing, and some are unknown; visits that have none are as these.
+_EMPTY = f"coalesce((SELECT min(id) FROM user_agents WHERE class = 'empty'), {_NO_AGENT})"
+_UNKNOWN = f"(SELECT min(id) FROM user_agents WHERE {_CLASS} = 'unknown')"
 _FIRST = """
 SELECT id, first_value(id) OVER (PARTITION BY value ORDER BY id) AS code
 FROM (SELECT id, {text} AS value FROM {table}) WHERE value IS NOT NULL"""
@@ -79,7 +82,7 @@ def _parts(by: str) -> tuple[str, str, str, str]:
         return (
             first,
             join,
-            f"CASE WHEN user_agent_id IS NULL THEN {_NO_AGENT} ELSE {code} END",
+            f"CASE WHEN user_agent_id IS NULL THEN {_EMPTY} ELSE coalesce({code}, {_UNKNOWN}) END",
             f"CASE WHEN code = {_NO_AGENT} THEN 'empty' ELSE coalesce({text}, 'unknown') END",
         )
     strings = STRINGS[by]

@@ -62,25 +62,26 @@ class Rows:
     values: dict[str, Any] = field(default_factory=dict)
 
 
-def rows_of(selection: Selection, prefix: str = "") -> Rows:
-    """Return where the visits of a selection are; names of values begin with ``prefix``."""
-    values: dict[str, Any] = {f"{prefix}start": selection.start}
-    conditions = [f"timestamp >= :{prefix}start"]
+def rows_of(selection: Selection, *, ordered: bool = False) -> Rows:
+    """Return where the visits of a selection are; ``ordered`` if the first by time are enough."""
+    values: dict[str, Any] = {"start": selection.start}
+    conditions = ["timestamp >= :start"]
     if selection.end is not None:
-        values[f"{prefix}end"] = selection.end
-        conditions.append(f"timestamp < :{prefix}end")
+        values["end"] = selection.end
+        conditions.append("timestamp < :end")
     for number, each in enumerate(selection.filters):
-        condition, more = _condition(each, f"{prefix}filter{number}_")
+        condition, more = _condition(each, f"filter{number}_")
         conditions.append(condition)
         values.update(more)
-    return Rows(_source(selection), " AND ".join(conditions), values)
+    return Rows(_source(selection, ordered), " AND ".join(conditions), values)
 
 
-def _source(selection: Selection) -> str:
-    names = {each.name for each in selection.filters}
+def _source(selection: Selection, ordered: bool) -> str:
     if any(each.name in SELECTIVE and not each.excluded for each in selection.filters):
         return "visits"
-    if selection.start <= 0 and selection.end is None and names - INDEXED:
+    names = {each.name for each in selection.filters}
+    is_all = selection.start <= 0 and selection.end is None
+    if is_all and names - INDEXED and not ordered:
         return "visits NOT INDEXED"
     return "visits INDEXED BY visits_timestamp"
 
@@ -96,7 +97,7 @@ def _condition(wanted: Filter, prefix: str) -> tuple[str, Mapping[str, Any]]:
 
 def _of_strings(wanted: Filter, values: Mapping[str, str]) -> str:
     strings = STRINGS[wanted.name]
-    return _is_in(strings, _fits(strings.text, values))
+    return _is_in(strings, _fits(strings.text, values, is_exact=wanted.is_exact))
 
 
 def _is_in(strings: Strings, condition: str) -> str:
@@ -134,12 +135,12 @@ def _of_status(wanted: Filter, values: Mapping[str, str]) -> str:
     return f"({' OR '.join(parts or ['0'])})"
 
 
-def _fits(text: str, values: Mapping[str, str]) -> str:
+def _fits(text: str, values: Mapping[str, str], *, is_exact: bool = False) -> str:
     """Return whether a text is one of these, or what a glob among them fits."""
     parts = []
     for name, value in values.items():
         parts.append(f"{text} = :{name}")
-        if set("*?[") & set(value):
+        if not is_exact and set("*?[") & set(value):
             parts.append(f"{text} GLOB :{name}")
     return f"({' OR '.join(parts or ['0'])})"
 

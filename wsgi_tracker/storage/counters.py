@@ -61,10 +61,6 @@ COUNTED_UPTO = """
 INSERT OR REPLACE INTO settings (name, value) VALUES ('counted_id', :upto),
     ('measured_id', max(:upto, :measured_id)),
     ('counted_agent_id', coalesce((SELECT max(id) FROM user_agents), 0))"""
-# Ids of visits that were deleted are given again.
-MEASURED_AT_MOST = """
-UPDATE settings SET value = min(value, coalesce((SELECT max(id) FROM visits), -9223372036854775808))
-WHERE name = 'measured_id'"""
 END_OF_STEP = """
 SELECT max(id) FROM (SELECT id FROM visits WHERE id > ? ORDER BY id LIMIT ?)"""
 NAME_CLASSES = """
@@ -290,7 +286,6 @@ def start_anew(connection: sqlite3.Connection) -> None:
         "('counted_changes', (SELECT value FROM settings WHERE name = 'changes'))",
         (NOTHING,),
     )
-    connection.execute(MEASURED_AT_MOST)
 
 
 def clear(connection: sqlite3.Connection) -> None:

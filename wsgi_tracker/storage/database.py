@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
 
 from ..errors import QueryTimeoutError, StorageError, logger
@@ -74,6 +74,10 @@ class Database:
         """Lend a reader as :meth:`read` does, and interrupt it when the time for a report is over."""
         with self.read(long=long) as connection, self._in_time(connection):
             yield connection
+
+    def long_slot(self) -> AbstractContextManager[None]:
+        """Enter it where a report turns out to take long; nobody is waited for."""
+        return self._pool.long_slot(0)
 
     @contextmanager
     def _in_time(self, connection: PooledConnection) -> Iterator[None]:

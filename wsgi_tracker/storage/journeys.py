@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import sqlite3
 
-from ..period import SECOND
+from ..period import IDLE
 from ..reports import Sessions
 from ..selection import Selection
 from .conditions import rows_of
 
-IDLE = 30 * 60 * SECOND
 SESSIONS = f"""
 WITH came AS (
     SELECT timestamp, lag(timestamp) OVER visits_of_user AS before,

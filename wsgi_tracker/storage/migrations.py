@@ -326,6 +326,14 @@ CREATE TABLE hits (
     users_3 INTEGER NOT NULL DEFAULT 0,
     PRIMARY KEY (level, class_id, bucket, endpoint_id)
 ) WITHOUT ROWID""",
+        """
+CREATE TRIGGER visits_last_deleted AFTER DELETE ON visits
+WHEN OLD.id > coalesce((SELECT max(id) FROM visits), 0)
+BEGIN
+    UPDATE settings
+    SET value = min(value, coalesce((SELECT max(id) FROM visits), -9223372036854775808))
+    WHERE name = 'measured_id';
+END""",
         "DROP TABLE outcomes",
         """
 CREATE TABLE outcomes (

@@ -12,10 +12,10 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
-from ..errors import PoolTimeoutError
+from ..errors import PoolTimeoutError, TooManyQuestionsError
 from ..process import new_lock, watch_forks
 
 # A request for a report waits so long for a connection, and is answered 503 then.
@@ -78,19 +78,31 @@ class ConnectionPool:
         Only half of them are lent for ``long``: the others are left to what takes milliseconds.
         """
         self._check_process()
-        with ExitStack() as slots:
-            if long:
-                self._take(slots, self._long_slots, self._long_readers)
-            self._take(slots, self._slots, self._readers)
-            with self._lending() as connection:
-                yield connection
+        with self.long_slot(self._timeout_seconds) if long else nullcontext():
+            slots = self._slots
+            if not slots.acquire(timeout=self._timeout_seconds):
+                raise PoolTimeoutError(
+                    f"all {self._readers} connections stayed busy for {self._timeout_seconds:g} s"
+                )
+            try:
+                with self._lending() as connection:
+                    yield connection
+            finally:
+                slots.release()
 
-    def _take(self, taken: ExitStack, slots: threading.BoundedSemaphore, count: int) -> None:
-        if not slots.acquire(timeout=self._timeout_seconds):
-            raise PoolTimeoutError(
-                f"all {count} connections stayed busy for {self._timeout_seconds:g} s"
+    @contextmanager
+    def long_slot(self, timeout_seconds: float) -> Iterator[None]:
+        """Be one of those that may take long; :exc:`TooManyQuestionsError` if there are enough."""
+        self._check_process()
+        slots = self._long_slots
+        if not slots.acquire(timeout=timeout_seconds):
+            raise TooManyQuestionsError(
+                f"{self._long_readers} questions that take long are being answered: come again"
             )
-        taken.callback(slots.release)
+        try:
+            yield
+        finally:
+            slots.release()
 
     @contextmanager
     def _lending(self) -> Iterator[PooledConnection]:

@@ -9,7 +9,6 @@ import sqlite3
 from dataclasses import replace
 from datetime import tzinfo
 
-from ..errors import QueryError
 from ..period import Granularity, bucket_label, bucket_start, next_bucket
 from ..reports import EndpointStats, Position, Summary, TrendBucket
 from ..selection import Selection
@@ -37,17 +36,16 @@ WHERE timestamp >= ? AND timestamp < ? ORDER BY timestamp LIMIT 1"""
 _VISIT = f"id, timestamp_us, {', '.join(FIELDS[1:]).replace('path', 'nullif(path, endpoint)')}"
 VISITS = f"""
 SELECT {_VISIT} FROM user_visits
-WHERE id IN (SELECT id FROM {{source}} WHERE {{where}} AND timestamp <= :upto
+WHERE id IN (SELECT id FROM {{source}} WHERE {{where}}
     AND (timestamp < :upto OR id < :before) ORDER BY timestamp DESC, id DESC LIMIT :limit)
 ORDER BY timestamp_us DESC, id DESC"""
 OLDEST = f"""
 SELECT {_VISIT} FROM user_visits
-WHERE id IN (SELECT id FROM {{source}} WHERE {{where}} AND timestamp >= :since
+WHERE id IN (SELECT id FROM {{source}} WHERE {{where}}
     AND (timestamp > :since OR id > :behind) AND +id <= :upto ORDER BY timestamp, id LIMIT :limit)
 ORDER BY timestamp_us, id"""
 USERS = "SELECT count(DISTINCT user_id) FROM {source} WHERE {where}"
 HITS = "SELECT count(*) FROM {source} WHERE {where}"
-TIMESTAMP = "SELECT timestamp FROM visits WHERE id = ?"
 FOREVER = 2**63 - 1
 
 
@@ -96,33 +94,38 @@ def visits(
     if position is not None:
         upto, shown = position.timestamp, position.shown
         before = FOREVER if position.id is None else position.id
-    rows = _ask(connection, VISITS, selection, limit=limit + shown, upto=upto, before=before)
+        end = upto + 1 if selection.end is None else min(selection.end, upto + 1)
+        selection = replace(selection, end=end)
+    values = {"limit": limit + shown, "upto": upto, "before": before}
+    rows = _ask(connection, VISITS, selection, ordered=True, **values)
     found = [(id, Visit(*fields)) for id, *fields in rows]
     known = sum(visit.timestamp == upto for _, visit in found[:shown])
     return found[known : known + limit]
 
 
 def oldest_visits(
-    connection: sqlite3.Connection, selection: Selection, limit: int, behind: int | None, upto: int
+    connection: sqlite3.Connection,
+    selection: Selection,
+    limit: int,
+    behind: tuple[int, int] | None,
+    upto: int,
 ) -> list[tuple[int, Visit]]:
-    """Return the oldest visits behind the one with the id ``behind``, each behind its id.
-
-    Of those with ids to ``upto``.
-
-    :exc:`QueryError` where that is gone.
-    """
-    since = (0,) if behind is None else connection.execute(TIMESTAMP, (behind,)).fetchone()
-    if since is None:
-        raise QueryError(f"cursor is the id of a visit, and there is none with {behind}", "cursor")
-    first = -FOREVER if behind is None else behind
-    values = {"since": since[0], "behind": first, "upto": upto, "limit": limit}
-    rows = _ask(connection, OLDEST, selection, **values)
+    """Return the oldest visits behind a timestamp and id, each behind its id, with ids to ``upto``."""
+    since, last = (-1, -FOREVER) if behind is None else behind
+    selection = replace(selection, start=max(selection.start, since))
+    values = {"since": since, "behind": last, "upto": upto, "limit": limit}
+    rows = _ask(connection, OLDEST, selection, ordered=True, **values)
     return [(id, Visit(*fields)) for id, *fields in rows]
 
 
 def _ask(
-    connection: sqlite3.Connection, statement: str, selection: Selection, **values: int
+    connection: sqlite3.Connection,
+    statement: str,
+    selection: Selection,
+    *,
+    ordered: bool = False,
+    **values: int,
 ) -> sqlite3.Cursor:
-    rows = rows_of(selection)
+    rows = rows_of(selection, ordered=ordered)
     text = statement.format(source=rows.source, where=rows.where)
     return connection.execute(text, {**rows.values, **values})

@@ -48,6 +48,14 @@ OR OLD.timestamp >= coalesce((SELECT value FROM settings WHERE name = 'floor'), 
 BEGIN
     UPDATE settings SET value = value + 1 WHERE name = 'changes';
 END;
+-- Ids of visits that were the last are given again: what gets one is new to who measures visits.
+CREATE TRIGGER visits_last_deleted AFTER DELETE ON visits
+WHEN OLD.id > coalesce((SELECT max(id) FROM visits), 0)
+BEGIN
+    UPDATE settings
+    SET value = min(value, coalesce((SELECT max(id) FROM visits), -9223372036854775808))
+    WHERE name = 'measured_id';
+END;
 CREATE TRIGGER visits_updated AFTER UPDATE ON visits
 BEGIN
     UPDATE settings SET value = value + 1 WHERE name = 'changes';

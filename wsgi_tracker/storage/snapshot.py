@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import tzinfo
 
@@ -19,7 +19,7 @@ from ..reports import (
 )
 from ..selection import Selection
 from ..visit import Visit
-from . import ALL, NotIngestedError, Unread, counted, raw
+from . import ALL, FEW_UNCOUNTED, NotIngestedError, Unread, counted, raw
 from .arrivals import newest
 from .breakdown import breakdown
 from .calendar import read_zone
@@ -33,9 +33,15 @@ from .purge import first_shown
 class SQLiteSnapshot:
     """A :class:`~wsgi_tracker.storage.Snapshot`, as long as the transaction of ``connection``."""
 
-    def __init__(self, connection: PooledConnection, unread: Unread | None) -> None:
+    def __init__(
+        self,
+        connection: PooledConnection,
+        unread: Unread | None,
+        begin_long: Callable[[], None] | None,
+    ) -> None:
         self._connection = connection
         self._unread = unread
+        self._begin_long = begin_long  # until it was called, if it has to be
         self._state = read_state(connection)
 
     def timezone(self) -> tzinfo:
@@ -72,6 +78,8 @@ class SQLiteSnapshot:
     ) -> VisitsPage:
         """See :meth:`wsgi_tracker.storage.Snapshot.visits`."""
         shown = self._shown(selection)
+        if shown.filters and self._unread is None:
+            self._read_visits()
         waiting: list[tuple[int | None, Visit]] = []
         if self._unread is not None:
             if not shown.is_simple or position is not None:
@@ -83,15 +91,17 @@ class SQLiteSnapshot:
         found = waiting + raw.visits(self._connection, shown, limit + 1, position)
         # Of two with one timestamp, the one that came later stays the first.
         found.sort(key=lambda row: -row[1].timestamp)
-        page = found[:limit]
-        return VisitsPage(
-            [visit for _, visit in page], _behind(page) if len(found) > limit else None
-        )
+        page, rest = found[:limit], found[limit:]
+        shown_visits = [visit for _, visit in page]
+        if not rest:
+            return VisitsPage(shown_visits)
+        return VisitsPage(shown_visits, _behind(page), rest[0][1].timestamp)
 
     def oldest_visits(
-        self, selection: Selection, limit: int, behind: int | None, upto: int
+        self, selection: Selection, limit: int, behind: tuple[int, int] | None, upto: int
     ) -> list[tuple[int, Visit]]:
         """See :meth:`wsgi_tracker.storage.Snapshot.oldest_visits`."""
+        self._read_visits()
         return raw.oldest_visits(self._connection, self._shown(selection), limit, behind, upto)
 
     def newest_id(self) -> int:
@@ -100,18 +110,22 @@ class SQLiteSnapshot:
 
     def hits(self, selection: Selection) -> int:
         """See :meth:`wsgi_tracker.storage.Snapshot.hits`."""
+        self._read_visits()
         return raw.hits(self._connection, self._shown(selection))
 
     def users(self, selection: Selection) -> int:
         """See :meth:`wsgi_tracker.storage.Snapshot.users`."""
+        self._read_visits()
         return raw.users(self._connection, self._shown(selection))
 
     def breakdown(self, selection: Selection, by: str, limit: int) -> Breakdown:
         """See :meth:`wsgi_tracker.storage.Snapshot.breakdown`."""
+        self._read_visits()
         return breakdown(self._connection, self._shown(selection), by, limit)
 
     def sessions(self, selection: Selection) -> Sessions:
         """See :meth:`wsgi_tracker.storage.Snapshot.sessions`."""
+        self._read_visits()
         return sessions(self._connection, self._shown(selection))
 
     def outcomes(self, selection: Selection = ALL) -> Outcomes:
@@ -141,8 +155,7 @@ class SQLiteSnapshot:
     @property
     def _counted_id(self) -> int | None:
         """The last visit that is counted, where that helps, as what waits is not taken along."""
-        if self._unread is not None:
-            raise NotIngestedError("how visits went is not read from what waits")
+        self._read_visits()
         return self._state.counted_id if self._state.is_useful else None
 
     def _shown(self, selection: Selection) -> Selection:
@@ -152,9 +165,16 @@ class SQLiteSnapshot:
         """Return whether counters can answer; if not, visits do, and take nothing along."""
         if selection.is_simple and of_own_zone and self._state.is_useful:
             return True
+        self._read_visits()
+        return False
+
+    def _read_visits(self) -> None:
+        """Prepare to read them, which may take long, and takes nothing along."""
         if self._unread is not None:
             raise NotIngestedError("visits have to be counted anew, or are not for this question")
-        return False
+        if self._begin_long is not None and self._state.newest_id > FEW_UNCOUNTED:
+            self._begin_long()
+            self._begin_long = None
 
 
 def _behind(page: Sequence[tuple[int | None, Visit]]) -> Position:

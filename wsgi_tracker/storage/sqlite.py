@@ -6,6 +6,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 
 from ..agents import NO_CLASSES, data_version, load_classifier
@@ -201,8 +202,9 @@ class SQLiteStorage:
         self, unread: Unread | None = None, *, long: bool = False
     ) -> Iterator[SQLiteSnapshot]:
         """See :meth:`wsgi_tracker.storage.Storage.snapshot`."""
-        with self._file.report(long=long) as connection:
-            yield SQLiteSnapshot(connection, unread)
+        with ExitStack() as slots, self._file.report(long=long) as connection:
+            begin_long = partial(slots.enter_context, self._file.long_slot())
+            yield SQLiteSnapshot(connection, unread, None if long else begin_long)
 
     def set_retention(self, days: int) -> None:
         """See :meth:`wsgi_tracker.storage.Storage.set_retention`."""

@@ -133,10 +133,10 @@ DELETE FROM latest WHERE last IS NULL
 AND (endpoint_id, class_id) IN (SELECT endpoint_id, class_id FROM temp.recent)""",
 )
 STILL_SOUND = """
-INSERT OR REPLACE INTO settings (name, value)
-SELECT name, min(value, coalesce((SELECT max(id) FROM visits), -9223372036854775808))
-FROM settings WHERE name IN ('counted_id', 'measured_id')
-UNION ALL SELECT 'counted_changes', value FROM settings WHERE name = 'changes'"""
+INSERT OR REPLACE INTO settings (name, value) VALUES
+('counted_id', min((SELECT value FROM settings WHERE name = 'counted_id'),
+    coalesce((SELECT max(id) FROM visits), -9223372036854775808))),
+('counted_changes', (SELECT value FROM settings WHERE name = 'changes'))"""
 _OF_ANY_CLASS = "class_id IN (SELECT 0 UNION ALL SELECT id FROM classes)"
 DROP = [
     "DELETE FROM calendar WHERE slot IN (SELECT slot FROM calendar "
