@@ -523,3 +523,49 @@ def test_long_questions_beyond_four_are_no_outage(
     assert response.json["error"]["code"] == "storage_unavailable"
     assert response.headers["Retry-After"] == "1"
     assert not [record for record in caplog.records if "503" in record.getMessage()]
+
+
+def test_metrics_know_visits_that_are_not_counted_yet(client: Client) -> None:
+    app = client()
+    for number in (1, 2):
+        app.get("/boxes")
+        app.get("/api/tracking/summary")
+
+        text = app.get(METRICS).text
+        assert sample(text, 'wsgi_tracker_responses_total{status="2xx"}') == number
+
+
+def test_comparison_of_a_page_has_the_rows_of_that_page() -> None:
+    came = [
+        visit(micro(NOW) - days * DAY - n - 1, endpoint=f"/{n}")
+        for n in range(3)
+        for days in (0, 1)
+    ]
+    with reporting(came) as client:
+        question = "/api/tracking/stats?period=today&compare=previous&sort=endpoint&limit=2"
+        first = client.get(question)
+        second = client.get("/api/tracking/stats" + first.headers["Link"][1:].partition(">")[0])
+
+    pages = [
+        [[row["endpoint"] for row in rows] for rows in (page["stats"], page["previous"]["stats"])]
+        for page in (first.json, second.json)
+    ]
+    assert pages == [[["/0", "/1"]] * 2, [["/2"]] * 2]
+
+
+def test_visits_tell_more_if_asked() -> None:
+    came = visit(BEGIN, path="/x", status=404, duration_us=7, bytes_sent=9, error="E", host="h")
+    with reporting([came, visit(BEGIN - 1)]) as client:
+        plain = client.get("/api/tracking/visits").json["visits"]
+        more = client.get("/api/tracking/visits?include=path,status,error,host,duration,bytes").json
+
+    assert more["visits"][0] == {
+        **plain[0],
+        "path": "/x",
+        "status": 404,
+        "error": "E",
+        "host": "h",
+        "duration_us": 7,
+        "bytes_sent": 9,
+    }
+    assert (more["visits"][1]["path"], more["visits"][1]["status"]) == ("/", None)

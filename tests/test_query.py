@@ -17,7 +17,7 @@ REPORTS = {
     "stats": ["period", "limit", "sort", "cursor", "compare", "include", *COMMON],
     "summary": ["period", "compare", "include"],
     "trends": ["granularity", "period", "compare", "fill", "include"],
-    "visits": ["limit", "period", "cursor"],
+    "visits": ["limit", "period", "cursor", "include"],
     "breakdown": ["by", "limit", "period"],
     "live": ["minutes"],
     "export": ["format", "cursor", "period"],

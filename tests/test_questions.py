@@ -108,7 +108,7 @@ FIELDS: dict[str, Callable[[Visit], str | None]] = {
     "user_hash": lambda v: v.user_hash,
 }
 ASKED: dict[str, list[str]] = {
-    "endpoint": ["/boxes", "/boxes*", "*", "/boxes/<int>", "[-]odd", "/?oxes", "none"],
+    "endpoint": ["/boxes", "/boxes*", "*", "/boxes/<int>", "[-]odd", "/?oxes", "/[!b]*", "none"],
     "method": ["GET", "POST", "GET,POST", "PUT", "(other)"],
     "status": ["404", "4xx", "200,5xx", "2xx,404,301", "100"],
     "class": ["human", "tool", "empty", "human,search", "feed"],
@@ -124,7 +124,7 @@ ASKED: dict[str, list[str]] = {
     "user_hash": ["a" * 32, "", "*"],
 }
 filters = st.dictionaries(
-    st.sampled_from(sorted(ASKED)), st.tuples(st.integers(0, 6), st.booleans()), max_size=3
+    st.sampled_from(sorted(ASKED)), st.tuples(st.integers(0, 7), st.booleans()), max_size=3
 ).map(
     lambda chosen: {
         name: "-" * excluded + ASKED[name][number % len(ASKED[name])]

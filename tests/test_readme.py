@@ -178,7 +178,7 @@ def test_words_are_documented(heading: str, words: list[str]) -> None:
 
 def test_limits_are_documented() -> None:
     assert f"at most {MAX_BUCKETS:,} in all" in API
-    assert f"at most {ERROR_PERCENT} % off" in API
+    assert f"within {ERROR_PERCENT} % either way" in API
 
 
 def test_health_is_shown_with_every_key_in_its_order(tmp_path: Path) -> None:

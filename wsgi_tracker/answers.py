@@ -55,8 +55,11 @@ class Answers:
             **self._basis,
         }
         if before := span_before(asked, span):
-            rows = stats_rows(question, snapshot, selection_of(asked, before))
-            body["previous"] = {"stats": rows, **bounds(before)}
+            earlier = stats_rows(question, snapshot, selection_of(asked, before))
+            if len(shown) < len(rows):
+                places = {(row["endpoint"], row["method"]) for row in shown}
+                earlier = [row for row in earlier if (row["endpoint"], row["method"]) in places]
+            body["previous"] = {"stats": earlier, **bounds(before)}
         return Answer(body, cursor)
 
     def _summary(self, asked: Asked, snapshot: Snapshot) -> Answer:
@@ -85,7 +88,7 @@ class Answers:
         position = position_of(asked.question["cursor"])
         page = snapshot.visits(selection, asked.question["limit"], position)
         body = {
-            "visits": [visit_as_json(visit) for visit in page.visits],
+            "visits": [visit_as_json(visit, asked.question.include) for visit in page.visits],
             "count": len(page.visits),
         }
         return Answer(body, cursor_of_visits(page.following))

@@ -94,9 +94,9 @@ def _session(visits: list[Visit]) -> dict[str, Any]:
 
 
 def _step(visit: Visit) -> dict[str, Any]:
-    step = visit_as_json(visit)
+    step = visit_as_json(visit, ("path", "status"))
     del step["user_hash"]
-    return {**step, "path": visit.path or visit.endpoint, "status": visit.status}
+    return step
 
 
 def live(asked: Asked, snapshot: Snapshot) -> Answer:

@@ -27,6 +27,7 @@ from .parameters import (
     shown,
 )
 from .period import PERIODS, TREND_PERIODS, Granularity
+from .reports import VISIT_FIELDS
 from .selection import BREAKDOWNS, FILTERS, Filter, Selection
 from .spans import DAYS, YESTERDAY, Span, span_of_day, span_of_period, span_of_range
 from .visit import METHODS, OTHER_METHOD
@@ -52,12 +53,13 @@ TEXTS = {
     "ip_address": "Visits from this address; empty: from none that is stored.",
     "user_hash": "Visits of this user; empty: of nobody.",
 }
+GLOBS = "The whole text, or a glob (*, ?, [ab], [!ab]); after - all others."
 WORDS = {
     "method": Words(
         "method",
         "|".join(map(re.escape, sorted({*METHODS, OTHER_METHOD}))),
-        f"one of {', '.join(sorted(METHODS))}, {OTHER_METHOD}, or several with commas, or all "
-        f"others, as -GET",
+        f"one of {', '.join(sorted(METHODS))}, or {OTHER_METHOD} for any other, or several with "
+        f"commas, or all others, as -GET",
         "Visits with this method, or these.",
     ),
     "status": Words(
@@ -75,7 +77,7 @@ WORDS = {
     ),
 }
 FILTER_PARAMETERS: tuple[Parameter, ...] = tuple(
-    WORDS[name] if name in WORDS else Text(name, TEXTS[name]) for name in FILTERS
+    WORDS[name] if name in WORDS else Text(name, f"{TEXTS[name]} {GLOBS}") for name in FILTERS
 )
 
 
@@ -93,7 +95,7 @@ COMPARE = Choice(
 )
 OUTCOMES = {
     "status": "hits of each class of status, and the share of 5xx as error_rate",
-    "latency": f"durations that 50, 90 and 99 % do not exceed, at most {ERROR_PERCENT} % off",
+    "latency": f"durations that 50, 90 and 99 % do not exceed, within {ERROR_PERCENT} % either way",
     "bytes": "bytes sent",
 }
 SESSIONS = "sessions, which end with 30 idle minutes"
@@ -144,6 +146,7 @@ TRENDS: tuple[Parameter, ...] = (
 VISITS: tuple[Parameter, ...] = (
     Whole("limit", 1, 1000, 50, "How many visits at most."),
     CURSOR,
+    Choices("include", tuple(VISIT_FIELDS), "Add these, with commas between."),
     _period(tuple(PERIODS), "all"),
     *RANGE,
     *FILTER_PARAMETERS,

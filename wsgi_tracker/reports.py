@@ -202,8 +202,22 @@ class VisitsPage:
     following_timestamp: int | None = None
 
 
-def visit_as_json(visit: Visit) -> dict[str, Any]:
-    """Return a visit as the contract spells it."""
+# What can be told of a visit besides, and what each is called.
+VISIT_FIELDS = {
+    "path": "path",
+    "status": "status",
+    "error": "error",
+    "host": "host",
+    "duration": "duration_us",
+    "bytes": "bytes_sent",
+}
+
+
+def visit_as_json(visit: Visit, include: Collection[str] = ()) -> dict[str, Any]:
+    """Return a visit as the contract spells it, and what is asked for besides."""
+    more = {name: getattr(visit, name) for word, name in VISIT_FIELDS.items() if word in include}
+    if "path" in more:
+        more["path"] = visit.path or visit.endpoint
     return {
         "user_hash": visit.user_hash,
         "endpoint": visit.endpoint,
@@ -212,4 +226,5 @@ def visit_as_json(visit: Visit) -> dict[str, Any]:
         "user_agent": visit.user_agent,
         "referer": visit.referer,
         "timestamp": iso_timestamp(visit.timestamp),
+        **more,
     }

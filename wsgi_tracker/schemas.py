@@ -114,8 +114,19 @@ OF_TRENDS = record(
     {"trends": listed(_BUCKET), "granularity": TEXT, **_ABOUT},
     {**_MORE_ABOUT, **_BASIS, "previous": record({"trends": listed(_BUCKET), **_BOUNDS})},
 )
+_MORE_OF_VISIT = {
+    "path": TEXT,
+    "status": optional(COUNT),
+    "error": optional(TEXT),
+    "host": optional(TEXT),
+    "duration_us": optional(COUNT),
+    "bytes_sent": optional(COUNT),
+}
 OF_VISITS = record(
-    {"visits": listed(record({"user_hash": optional(TEXT), **_VISIT})), "count": COUNT}
+    {
+        "visits": listed(record({"user_hash": optional(TEXT), **_VISIT}, _MORE_OF_VISIT)),
+        "count": COUNT,
+    }
 )
 OF_BREAKDOWN = record(
     {

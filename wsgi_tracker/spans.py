@@ -46,7 +46,7 @@ def span_of_range(start: date | int | None, end: date | int | None, now: int, zo
     first = 0 if start is None else _moment(start, zone)
     last = None if end is None else _moment(end, zone)
     if last is not None and last <= first:
-        raise QueryError("end is later than start; what begins with it is left out", "end")
+        raise QueryError("end has to be later than start: what begins with it is left out", "end")
     if start is None:
         return Span(first, last)
     length = max(0, (now if last is None else last) - first)

@@ -131,7 +131,7 @@ class Snapshot(Protocol):
         """Return statuses, latencies and bytes of all visits."""
 
     def outcomes_ever(self) -> Outcomes:
-        """Return those of all visits that were ever counted, whatever was deleted since."""
+        """Return those of all visits that were ever stored, whatever was deleted since."""
 
     def outcomes_of_endpoints(self, selection: Selection = ALL) -> dict[tuple[str, str], Outcomes]:
         """Return them by endpoint and method."""

@@ -89,6 +89,8 @@ def _source(selection: Selection, ordered: bool) -> str:
 def _condition(wanted: Filter, prefix: str) -> tuple[str, Mapping[str, Any]]:
     values = {f"{prefix}{n}": v for n, v in enumerate(wanted.values) if v is not None}
     condition = _CONDITIONS.get(wanted.name, _of_strings)(wanted, values)
+    # As fnmatch has it, and so does exclude=; SQLite negates by ^.
+    values |= {f"{name}_glob": value.replace("[!", "[^") for name, value in values.items()}
     if None in wanted.values:
         condition = f"({condition} OR {_MISSING.get(wanted.name, _is_missing)(wanted.name)})"
     # NULL, where a visit has none, is not true either way.
@@ -141,7 +143,7 @@ def _fits(text: str, values: Mapping[str, str], *, is_exact: bool = False) -> st
     for name, value in values.items():
         parts.append(f"{text} = :{name}")
         if not is_exact and set("*?[") & set(value):
-            parts.append(f"{text} GLOB :{name}")
+            parts.append(f"{text} GLOB :{name}_glob")
     return f"({' OR '.join(parts or ['0'])})"
 
 

@@ -64,7 +64,10 @@ OF_ALL = f"""
 SELECT 0, {STATUS_CLASS}, {LATENCY}, count(*), {BYTES} FROM {{source}} WHERE {{where}}
 GROUP BY 2, 3"""
 OF_EVER = f"""
-SELECT status_class, latency, hits, bytes FROM outcomes WHERE level = {EVER_LEVEL}"""
+SELECT status_class, latency, hits, bytes FROM outcomes WHERE level = {EVER_LEVEL}
+UNION ALL
+SELECT {STATUS_CLASS}, {LATENCY}, count(*), {BYTES} FROM visits NOT INDEXED
+WHERE id > :measured_id GROUP BY 1, 2"""
 NEVER = LAST_TIMESTAMP // SLOT + 1
 # A slot, class of status, latency, hits, bytes.
 Rows: TypeAlias = Iterable[tuple[int, int, int, int, int]]
@@ -109,10 +112,10 @@ def of_all(
     return found
 
 
-def of_ever(connection: sqlite3.Connection) -> Outcomes:
-    """Return the outcomes of all that was ever counted."""
+def of_ever(connection: sqlite3.Connection, measured_id: int) -> Outcomes:
+    """Return the outcomes of all visits there ever were; those with greater ids are not counted yet."""
     found = Outcomes()
-    for row in connection.execute(OF_EVER):
+    for row in connection.execute(OF_EVER, {"measured_id": measured_id}):
         found.add(*row)
     return found
 

@@ -150,7 +150,7 @@ class SQLiteSnapshot:
 
     def outcomes_ever(self) -> Outcomes:
         """See :meth:`wsgi_tracker.storage.Snapshot.outcomes_ever`."""
-        return of_ever(self._connection)
+        return of_ever(self._connection, self._state.measured_id)
 
     @property
     def _counted_id(self) -> int | None:
