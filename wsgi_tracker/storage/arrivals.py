@@ -51,7 +51,7 @@ def gather(
     unread: Unread | None,
 ) -> None:
     """Fill ``temp.arrivals`` from ``start`` on: with greater ids' visits, and with what waits."""
-    with _writing(connection):
+    with writing(connection):
         connection.execute("DELETE FROM temp.arrivals")
         connection.execute(STORED, {"counted_id": counted_id, "start": start})
         if unread is not None:
@@ -66,7 +66,7 @@ def newest(
     unread: Unread,
 ) -> list[Visit]:
     """Return the newest visits that wait, newest first."""
-    with _writing(connection):
+    with writing(connection):
         connection.execute("DELETE FROM temp.arrivals")
         _take_along(connection, start, agent_class, unread)
     values = {"start": start, "limit": limit, "only": agent_class}
@@ -90,7 +90,7 @@ def _take_along(
 
 
 @contextmanager
-def _writing(connection: sqlite3.Connection) -> Iterator[None]:
+def writing(connection: sqlite3.Connection) -> Iterator[None]:
     """Let a reader write, into temporary tables."""
     connection.execute("PRAGMA query_only = OFF")
     try:

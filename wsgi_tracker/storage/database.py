@@ -14,6 +14,7 @@ from .arrivals import CREATE_ARRIVALS
 from .counters import prepare_counting
 from .faults import storage_errors
 from .intake import CREATE_BATCH
+from .journeys import CREATE_JOURNEYS
 from .migrations import migrate
 from .pool import ConnectionPool, PooledConnection, inode
 from .schema import (
@@ -207,6 +208,7 @@ class Database:
         connection.execute(CREATE_BATCH)
         if not writing:
             connection.execute(CREATE_ARRIVALS)
+            connection.execute(CREATE_JOURNEYS)
             connection.execute("PRAGMA query_only = ON")
             return
         use_wal(connection)
