@@ -12,7 +12,7 @@ from typing import Any
 from .errors import QueryError
 from .ingest import Queue
 from .parameters import Parameter
-from .period import iso_timestamp
+from .period import iso_or_none, iso_timestamp
 from .query import Question
 from .selection import Selection
 from .spans import DAYS, Span
@@ -79,8 +79,7 @@ def about(asked: Asked, span: Span) -> dict[str, Any]:
 
 def bounds(span: Span) -> dict[str, Any]:
     """Return where a span begins and ends; ``None`` is now."""
-    end = None if span.end is None else iso_timestamp(span.end)
-    return {"start": iso_timestamp(span.start), "end": end}
+    return {"start": iso_timestamp(span.start), "end": iso_or_none(span.end)}
 
 
 def span_before(asked: Asked, span: Span) -> Span | None:

@@ -40,7 +40,7 @@ class Export:
         with self.storage.snapshot(long=True) as snapshot:
             upto = snapshot.newest_id()
         behind, encode = self.behind, _ENCODERS[self.format]
-        header = csv_header() if self.format == "csv" and behind is None else b""
+        header = _csv_header() if self.format == "csv" and behind is None else b""
         while True:
             page = self._page(behind, upto)
             yield header + encode(page)
@@ -78,7 +78,7 @@ def _as_csv(page: Iterable[tuple[int, Visit]]) -> bytes:
     return text.getvalue().encode()
 
 
-def csv_header() -> bytes:
+def _csv_header() -> bytes:
     """Return the first line of CSV."""
     return ",".join([*FIELDS, "cursor"]).encode() + b"\r\n"
 

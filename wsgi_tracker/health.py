@@ -18,7 +18,7 @@ from .batches import count_lines, unread_bytes
 from .errors import StorageError
 from .ingest import spool_errors
 from .ingest_thread import IngestThread
-from .period import DAY, SECOND, iso_timestamp
+from .period import DAY, SECOND, iso_or_none, iso_timestamp
 from .proxies import ProxyCheck
 from .segments import SUFFIX, explain_refusal, look_at_segments, segment_sizes
 from .spool import Spool
@@ -69,7 +69,7 @@ class Health:
             **self._counts(),
             "recording": self.recording,
             "queued_bytes": self.spool.queued_bytes,
-            "oldest_queued": _iso(self.spool.oldest_timestamp),
+            "oldest_queued": iso_or_none(self.spool.oldest_timestamp),
             "spool_bytes": self.spool.size_bytes,
             "spool_segments": self.spool.segments,
             **_storage_as_json(self.storage),
@@ -87,7 +87,7 @@ def _storage_as_json(facts: StorageFacts | None) -> dict[str, Any]:
     if facts is None:
         return dict.fromkeys(STORAGE_FACTS)
     return {
-        "last_ingest": _iso(facts.last_ingest),
+        "last_ingest": iso_or_none(facts.last_ingest),
         "ingesting_pid": facts.ingesting_pid,
         "database_bytes": facts.size_bytes,
         "schema": facts.schema,
@@ -242,7 +242,3 @@ def _replaced(replaced_at: int | None, now: int) -> list[str]:
         f"the database was deleted or replaced at {iso_timestamp(replaced_at)}, while it was in "
         f"use: what it held, and the spool no longer did, is in the old file"
     ]
-
-
-def _iso(timestamp: int | None) -> str | None:
-    return None if timestamp is None else iso_timestamp(timestamp)

@@ -9,7 +9,7 @@ from typing import Any
 from .asked import Answer, Asked, Report, about, selection_of, span_of
 from .errors import NotFoundError
 from .paging import cursor_of_visits, position_of
-from .period import IDLE, SECOND, iso_timestamp
+from .period import IDLE, SECOND, iso_or_none, iso_timestamp
 from .query import BREAKDOWN, LIVE, USER
 from .reports import visit_as_json
 from .schemas import OF_BREAKDOWN, OF_LIVE, OF_USER
@@ -58,8 +58,8 @@ def user(asked: Asked, snapshot: Snapshot) -> Answer:
         {
             "user_hash": asked.name,
             **about(asked, span),
-            "first_visit": _iso(totals.oldest_visit),
-            "last_visit": _iso(totals.newest_visit),
+            "first_visit": iso_or_none(totals.oldest_visit),
+            "last_visit": iso_or_none(totals.newest_visit),
             "visits": totals.total_hits,
             "sessions": snapshot.sessions(selection).as_json(),
             "endpoints": [row.as_json() for row in snapshot.stats(selection)],
@@ -119,10 +119,6 @@ def live(asked: Asked, snapshot: Snapshot) -> Answer:
             ],
         }
     )
-
-
-def _iso(timestamp: int | None) -> str | None:
-    return None if timestamp is None else iso_timestamp(timestamp)
 
 
 INSIGHTS = {

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
-from .parameters import Parameter
+from .parameters import NEEDED, Parameter
 from .period import zone_names
 from .schemas import OF_ERROR, Schema
 
@@ -107,6 +107,6 @@ def _parameter(parameter: Parameter) -> dict[str, Any]:
         "name": parameter.name,
         "in": "query",
         "description": parameter.description,
-        "required": parameter.required,
+        "required": parameter.default is NEEDED,
         "schema": parameter.schema,
     }

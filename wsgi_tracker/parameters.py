@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from datetime import date, datetime, tzinfo
-from typing import Any, ClassVar, Protocol
+from typing import Any, Protocol
 
 from .errors import QueryError
 from .period import LAST_TIMESTAMP, SECOND, load_zone, zone_names
@@ -17,6 +17,7 @@ from .selection import Filter
 
 SHOWN = 60
 LONGEST_VALUE = 2048
+NEEDED = object()
 
 
 class Parameter(Protocol):
@@ -32,11 +33,7 @@ class Parameter(Protocol):
 
     @property
     def default(self) -> Any:
-        """What its absence means."""
-
-    @property
-    def required(self) -> bool:
-        """Whether it has to be there."""
+        """What its absence means; :data:`NEEDED` that it has to be there."""
 
     @property
     def schema(self) -> dict[str, Any]:
@@ -52,14 +49,13 @@ class Choice:
 
     name: str
     choices: tuple[str, ...]
-    default: str | None
+    default: Any
     description: str
-    required: bool = False
 
     @property
     def schema(self) -> dict[str, Any]:
         """What it may be, as JSON Schema."""
-        default = {} if self.default is None else {"default": self.default}
+        default = {} if self.default in (None, NEEDED) else {"default": self.default}
         return {"type": "string", "enum": list(self.choices), **default}
 
     def parse(self, value: str) -> str:
@@ -79,7 +75,6 @@ class Choices:
     choices: tuple[str, ...]
     description: str
     default: frozenset[str] = frozenset()
-    required: ClassVar[bool] = False
 
     @property
     def schema(self) -> dict[str, Any]:
@@ -106,7 +101,6 @@ class Flag:
     name: str
     description: str
     default: bool = False
-    required: ClassVar[bool] = False
 
     @property
     def schema(self) -> dict[str, Any]:
@@ -129,7 +123,6 @@ class Whole:
     largest: int
     default: int | None
     description: str
-    required: ClassVar[bool] = False
 
     @property
     def schema(self) -> dict[str, Any]:
@@ -159,7 +152,6 @@ class Place:
     name: str
     description: str
     default: None = None
-    required: ClassVar[bool] = False
 
     @property
     def schema(self) -> dict[str, Any]:
@@ -189,7 +181,6 @@ class Moment:
     name: str
     description: str
     default: None = None
-    required: ClassVar[bool] = False
 
     @property
     def schema(self) -> dict[str, Any]:
@@ -242,7 +233,6 @@ class Zone:
     name: str
     description: str
     default: None = None
-    required: ClassVar[bool] = False
 
     @property
     def schema(self) -> dict[str, Any]:
@@ -266,7 +256,6 @@ class Text:
     name: str
     description: str
     default: None = None
-    required: ClassVar[bool] = False
 
     @property
     def schema(self) -> dict[str, Any]:
@@ -295,7 +284,6 @@ class Words:
     description: str
     every: str = ""  # what means the same as no filter
     default: None = None
-    required: ClassVar[bool] = False
 
     @property
     def schema(self) -> dict[str, Any]:
@@ -324,7 +312,6 @@ class Cursor:
     name: str
     description: str
     default: None = None
-    required: ClassVar[bool] = False
 
     @property
     def schema(self) -> dict[str, Any]:

@@ -103,6 +103,11 @@ def iso_timestamp(timestamp: int) -> str:
     return _local(timestamp, timezone.utc).isoformat()[:19] + "Z"  # in a third of strftime's time
 
 
+def iso_or_none(timestamp: int | None) -> str | None:
+    """Return the same of a moment that may be missing."""
+    return None if timestamp is None else iso_timestamp(timestamp)
+
+
 def _local(timestamp: int, zone: tzinfo) -> datetime:
     return datetime.fromtimestamp(timestamp // SECOND, zone)
 

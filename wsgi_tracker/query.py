@@ -13,6 +13,7 @@ from .errors import QueryError
 from .latency import ERROR_PERCENT
 from .paging import DEFAULT_SORT, SORTS
 from .parameters import (
+    NEEDED,
     Choice,
     Choices,
     Cursor,
@@ -153,7 +154,7 @@ VISITS: tuple[Parameter, ...] = (
 )
 
 BREAKDOWN: tuple[Parameter, ...] = (
-    Choice("by", tuple(BREAKDOWNS), None, "What visits are grouped by.", required=True),
+    Choice("by", tuple(BREAKDOWNS), NEEDED, "What visits are grouped by."),
     Whole("limit", 1, 1000, 50, "How many values at most."),
     _period(tuple(PERIODS), "week"),
     *RANGE,
@@ -258,7 +259,7 @@ def parse_query(query_string: str, parameters: Sequence[Parameter]) -> Question:
             raise QueryError(f"{name} is given twice", name)
         given[name] = known[name].parse(value)
     for parameter in parameters:
-        if parameter.required and parameter.name not in given:
+        if parameter.default is NEEDED and parameter.name not in given:
             allowed = ", ".join(parameter.schema["enum"])
             raise QueryError(f"{parameter.name} is needed: one of {allowed}", parameter.name)
     return Question(given, parameters, pairs)

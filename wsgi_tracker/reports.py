@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .latency import quantile
-from .period import SECOND, iso_timestamp
+from .period import SECOND, iso_or_none, iso_timestamp
 from .visit import Visit
 
 
@@ -107,8 +107,8 @@ class Summary:
             "total_hits": self.total_hits,
             "total_endpoints": self.total_endpoints,
             "total_unique_users": self.total_unique_users,
-            "oldest_visit": None if self.oldest_visit is None else iso_timestamp(self.oldest_visit),
-            "newest_visit": None if self.newest_visit is None else iso_timestamp(self.newest_visit),
+            "oldest_visit": iso_or_none(self.oldest_visit),
+            "newest_visit": iso_or_none(self.newest_visit),
         }
 
 

@@ -78,8 +78,8 @@ class SQLiteSnapshot:
     ) -> VisitsPage:
         """See :meth:`wsgi_tracker.storage.Snapshot.visits`."""
         shown = self._shown(selection)
-        if shown.filters and self._unread is None:
-            self._read_visits()
+        if shown.filters:
+            self._take_long()
         waiting: list[tuple[int | None, Visit]] = []
         if self._unread is not None:
             if not shown.is_simple or position is not None:
@@ -172,6 +172,10 @@ class SQLiteSnapshot:
         """Prepare to read them, which may take long, and takes nothing along."""
         if self._unread is not None:
             raise NotIngestedError("visits have to be counted anew, or are not for this question")
+        self._take_long()
+
+    def _take_long(self) -> None:
+        """Be one of few from now on, if there are many visits to look through."""
         if self._begin_long is not None and self._state.newest_id > FEW_UNCOUNTED:
             self._begin_long()
             self._begin_long = None
