@@ -54,15 +54,15 @@ PATH_SKEW = 0.9
 CHUNK = 20_000
 
 
-def visits(count: int, paths: int) -> Iterator[Visit]:
-    """Make ``count`` visits in the order of time, always the same ones."""
+def visits(count: int, paths: int, days: int = DAYS) -> Iterator[Visit]:
+    """Make ``count`` visits of so many days in the order of time, always the same ones."""
     chance = random.Random(count)
     users = Popularity(max(50, count // VISITS_PER_USER), USER_SKEW, chance)
     endpoints = Popularity(ENDPOINTS, ENDPOINT_SKEW, chance)
     referers = Popularity(REFERERS, 1.0, chance)
     numbers = Popularity(max(1, paths // ENDPOINTS), PATH_SKEW, chance)
     sessions = [users.draw() for _ in range(SESSIONS_AT_ONCE)]
-    for timestamp in _timestamps(count, chance):
+    for timestamp in _timestamps(count, days, chance):
         place = chance.randrange(SESSIONS_AT_ONCE)
         if chance.random() < 1 / VISITS_PER_SESSION:
             sessions[place] = users.draw()
@@ -105,11 +105,11 @@ class Popularity:
         return self._chance.choices(self._numbers, cum_weights=self._sums)[0]
 
 
-def _timestamps(count: int, chance: random.Random) -> Iterator[int]:
+def _timestamps(count: int, days: int, chance: random.Random) -> Iterator[int]:
     """Spread visits over the days: nine times as many at 15:00 as at 3:00 hours."""
     for number in range(count):
-        days, part = divmod((number + chance.random() * 0.9) * DAYS / count, 1)
-        yield BEGIN + int((days + _hour_of_quantile(part)) * DAY)
+        day, part = divmod((number + chance.random() * 0.9) * days / count, 1)
+        yield BEGIN + int((day + _hour_of_quantile(part)) * DAY)
 
 
 def _hour_of_quantile(quantile: float) -> float:

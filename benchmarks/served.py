@@ -48,7 +48,7 @@ def application() -> WSGIApplication:
 
 def _move_ingest(tracker: Tracker, cpu: int) -> None:
     """Let the ingest thread move itself; threads cannot be pinned by their process."""
-    ingester = tracker._ingester
+    ingester = tracker._backend.ingester
     on_wake = ingester._on_wake
 
     def move() -> None:

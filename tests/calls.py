@@ -46,7 +46,7 @@ def lines(tmp_path: Path) -> list[dict[str, Any]]:
 def counted(app: Any, tmp_path: Path, name: str) -> int:
     """Return how many requests were dropped, or ignored: those in the spool, and those to come."""
     written: int = sum(line.get("counts", {}).get(name, 0) for line in all_lines(tmp_path))
-    pending: int = app._spool.counts.get(name, 0)
+    pending: int = app._backend.spool.counts.get(name, 0)
     return written + pending
 
 

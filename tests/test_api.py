@@ -228,7 +228,9 @@ def slow_question(client: Client, tracked: Any) -> webtest.TestApp:
     app = client(query_timeout_seconds=0.05)
     app.get("/boxes")
     app.get("/api/tracking/stats")
-    with closing(sqlite3.connect(app.app._storage.database, isolation_level=None)) as database:
+    with closing(
+        sqlite3.connect(app.app._backend.storage.database, isolation_level=None)
+    ) as database:
         database.execute(
             "WITH RECURSIVE n(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < 400000) "
             "INSERT INTO visits (timestamp, endpoint_id, user_id, status) "
@@ -346,9 +348,9 @@ def test_metrics_never_go_back() -> None:
         first = client.get(METRICS).text
         tracker = client.app
         tracker.forget("1" * 32)
-        for _ in tracker._storage.purge(BEGIN + 3 * DAY):
+        for _ in tracker._backend.storage.purge(BEGIN + 3 * DAY):
             pass
-        for _ in tracker._storage.rebuild():
+        for _ in tracker._backend.storage.rebuild():
             assert sample(client.get(METRICS).text, "wsgi_tracker_sent_bytes_total") == 42
         second = client.get(METRICS).text
 
@@ -463,7 +465,7 @@ def test_export_outlives_a_purge(monkeypatch: pytest.MonkeyPatch) -> None:
         export, _ = client.app._api._fresh.export(parse_query("", EXPORT))
         blocks = export.blocks()
         first = next(blocks)
-        for _ in client.app._storage.purge(BEGIN + 3 * DAY):
+        for _ in client.app._backend.storage.purge(BEGIN + 3 * DAY):
             pass
         rest = b"".join(blocks)
         cursor = json.loads(first.splitlines()[-1])["cursor"]
@@ -517,7 +519,7 @@ def test_long_questions_beyond_four_are_no_outage(
     app = client()
     with ExitStack() as long:
         for _ in range(4):
-            long.enter_context(app.app._storage.snapshot(long=True))
+            long.enter_context(app.app._backend.storage.snapshot(long=True))
         response = app.get("/api/tracking/breakdown?by=class", status=503)
 
     assert response.json["error"]["code"] == "storage_unavailable"

@@ -77,7 +77,7 @@ class SlowReads:
     """Whoever reads ``tracker``'s storage keeps its connection until told to go on."""
 
     def __init__(self, tracker: Tracker, readers: int) -> None:
-        self._storage: Any = tracker._storage
+        self._storage: Any = tracker._backend.storage
         self._read = self._storage._file.read
         self.all_lent = threading.Barrier(readers + 1)
         self.go_on = threading.Event()
@@ -96,7 +96,7 @@ def test_reader_beyond_the_pool_is_told_to_come_again(
     tracked: Callable[..., Tracker], serve: Callable[[Tracker], int]
 ) -> None:
     tracker = tracked()
-    pool: Any = tracker._storage._file._pool  # type: ignore[attr-defined]
+    pool: Any = tracker._backend.storage._file._pool  # type: ignore[attr-defined]
     pool._timeout_seconds = 0.05
     reads = SlowReads(tracker, pool._readers)
     port = serve(tracker)
@@ -122,7 +122,7 @@ def test_reader_beyond_the_pool_is_answered_when_a_connection_comes_free(
     tracked: Callable[..., Tracker], serve: Callable[[Tracker], int]
 ) -> None:
     tracker = tracked()
-    pool: Any = tracker._storage._file._pool  # type: ignore[attr-defined]
+    pool: Any = tracker._backend.storage._file._pool  # type: ignore[attr-defined]
     pool._timeout_seconds = PATIENCE_SECONDS
     waiting = threading.Event()
     acquire = pool._slots.acquire
@@ -150,35 +150,35 @@ def test_reader_beyond_the_pool_is_answered_when_a_connection_comes_free(
 @contextmanager
 def all_readers_lent(tracker: Any) -> Iterator[None]:
     with ExitStack() as loans:
-        for _ in range(tracker._storage._file._pool._readers):
-            loans.enter_context(tracker._storage._file._pool.reader())
+        for _ in range(tracker._backend.storage._file._pool._readers):
+            loans.enter_context(tracker._backend.storage._file._pool.reader())
         yield
 
 
 @contextmanager
 def writer_lent(tracker: Any) -> Iterator[None]:
-    with tracker._storage._file._pool.writer():
+    with tracker._backend.storage._file._pool.writer():
         yield
 
 
 @contextmanager
 def database_locked(tracker: Any) -> Iterator[None]:
-    with closing(sqlite3.connect(tracker._storage.database, isolation_level=None)) as other:
+    with closing(sqlite3.connect(tracker._backend.storage.database, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         yield
 
 
 @contextmanager
 def schema_being_restored(tracker: Any) -> Iterator[None]:
-    tracker._storage.close()
-    Path(tracker._storage.database).unlink()
+    tracker._backend.storage.close()
+    Path(tracker._backend.storage.database).unlink()
     with database_locked(tracker):
         yield
 
 
 @contextmanager
 def ingest_held(tracker: Any) -> Iterator[None]:
-    with tracker._ingester._host_lock.held() as ours:
+    with tracker._backend.ingester._host_lock.held() as ours:
         assert ours
         yield
 

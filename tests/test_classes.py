@@ -7,17 +7,16 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from pathlib import Path
 from typing import Any
 
 import pytest
 import webtest
+from commands import command
 from counting import look, only
 from hosts import Host
 from test_agents import REAL
 
 from wsgi_tracker import Tracker, Visit, agents, open_storage
-from wsgi_tracker.__main__ import main
 from wsgi_tracker.agents import CLASSES, Agent, data_version, load_classifier
 from wsgi_tracker.errors import ConfigurationError
 from wsgi_tracker.period import Granularity
@@ -269,23 +268,23 @@ def test_without_the_packages_all_is_unknown_and_health_says_so(
 
 
 def test_classes_of_older_data_are_named_and_brought_up_to_date(
-    tracked: Callable[..., Tracker], capsys: pytest.CaptureFixture[str]
+    tracked: Callable[..., Tracker],
 ) -> None:
     tracker = tracked()
     app = webtest.TestApp(tracker, extra_environ={"REMOTE_ADDR": "8.8.8.8"})
     app.get("/", headers={"User-Agent": CHROME})
     app.get("/api/tracking/summary")
-    with closing(sqlite3.connect(tracker._storage.database)) as connection, connection:
+    with closing(sqlite3.connect(tracker._backend.storage.database)) as connection, connection:
         connection.execute("UPDATE user_agents SET class = 'tool', rule = 'old', browser = NULL")
         connection.execute("UPDATE settings SET value = 'older' WHERE name = 'agents_data'")
 
     app.get("/", headers={"User-Agent": "curl/8"})
     before = app.get("/api/tracking/summary?class=tool").json["total_hits"]
     (warning,) = app.get(HEALTH).json["warnings"]
-    assert main(["reclassify", str(tracker._storage.database)]) == 0
+    done = command("reclassify", "--database", tracker._backend.storage.database)
 
     assert before == 2
-    assert f"classified by {agents.data_version()}" in capsys.readouterr().out
+    assert f"classified by {agents.data_version()}" in done.stdout
     assert warning.startswith("user agents were classified by older, and crawler-user-agents ")
     assert app.get("/api/tracking/summary?class=tool").json["total_hits"] == 1
     assert app.get("/api/tracking/summary?class=human").json["total_hits"] == 1
@@ -325,16 +324,6 @@ def test_reclassification_that_is_given_up_is_still_due(
     next(host.storage.reclassify())
 
     assert host.storage.facts([]).agents_data == "older"
-
-
-@pytest.mark.parametrize("command", [["reclassify"], ["configure"]])
-def test_command_makes_no_database_of_a_wrong_name(
-    command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main([*command, str(tmp_path / "visit.db")]) == 1
-
-    assert f"there is no database {tmp_path}/visit.db" in capsys.readouterr().err
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_reclassification_without_data_says_what_to_install(

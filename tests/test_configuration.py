@@ -432,11 +432,11 @@ def test_outage_at_start_is_logged_once_by_all_that_meet_it(
         other.execute("BEGIN IMMEDIATE")
         tracker = Tracker(hello, database, token="right", retention_days=30, ingest=False)
         webtest.TestApp(tracker).get("/")
-        tracker._ingester.wake()
-        tracker._ingest_thread._purge()
+        tracker._backend.ingester.wake()
+        tracker._backend.ingest_thread._purge()
         during = [record.getMessage() for record in caplog.records]
         other.execute("ROLLBACK")
-    tracker._ingester.wake()
+    tracker._backend.ingester.wake()
     tracker.close()
 
     assert len(during) == 1

@@ -97,7 +97,7 @@ def test_plain_404_is_unmatched_and_keeps_its_path(client: Client) -> None:
     app.get("/missing/2", status=404)
 
     assert hits(app) == {"(unmatched)": 2}
-    paths = {visit.path for visit in look(app.app._storage).visits(limit=9).visits}
+    paths = {visit.path for visit in look(app.app._backend.storage).visits(limit=9).visits}
     assert paths == {app.extra_environ["SCRIPT_NAME"] + f"/missing/{n}" for n in (1, 2)}
 
 
@@ -134,7 +134,7 @@ def test_endpoints_beyond_the_bound_fold_into_other(tracked: Callable[..., Track
     assert hits(app) == {"/2": 2, "/1": 1, "/3": 2, "(unmatched)": 2, "(other)": 3}
     folded = [
         visit.path
-        for visit in look(tracker._storage).visits(limit=99).visits
+        for visit in look(tracker._backend.storage).visits(limit=99).visits
         if visit.endpoint == "(other)"
     ]
     assert folded == ["/6", "/5", "/4"]

@@ -120,7 +120,7 @@ def test_process_that_only_ignores_writes_its_count_down(tracked: Tracked, tmp_p
     tracker = tracked(exclude=("/*",), ingest=True)
     serve(tracker, environ())
 
-    assert tracker._ingest_thread._stop is not None
+    assert tracker._backend.ingest_thread._stop is not None
     tracker.close()
     with closing(sqlite3.connect(tmp_path / "visits.db")) as connection:
         counts = dict(connection.execute("SELECT name, value FROM counts"))

@@ -131,12 +131,12 @@ def test_spool_can_be_read_after_lines_were_blanked(tracked: Tracked, tmp_path: 
     for number in range(100, 110):
         visit(tracker, number)
     tracker.forget(lines(tmp_path)[3]["user_hash"])
-    tracker._storage.close()
+    tracker._backend.storage.close()
     for path in tmp_path.glob("visits.db*"):
         if path.is_file():
             path.unlink()
     visit(tracker, 111)
-    tracker._ingester.look_again()
+    tracker._backend.ingester.look_again()
 
     assert total(tracker) == 10
     with closing(sqlite3.connect(tmp_path / "visits.db")) as connection:
@@ -197,7 +197,10 @@ def test_nobody_is_forgotten_while_visits_wait(
     visit(tracker, 100)
     gone = lines(tmp_path)[0]["user_hash"]
 
-    with tracker._ingester._host_lock.held(), pytest.raises(StorageError, match="bytes wait"):
+    with (
+        tracker._backend.ingester._host_lock.held(),
+        pytest.raises(StorageError, match="bytes wait"),
+    ):
         tracker.forget(gone)
 
 

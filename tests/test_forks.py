@@ -93,12 +93,12 @@ tracker = Tracker(hello, database, require_token=False)
 for _ in range(10):
     ask("/parent")
 assert hits() == 10
-host_lock = tracker._ingester._host_lock
+host_lock = tracker._backend.ingester._host_lock
 host_lock._before_fork()  # no hook brings the parent's thread to rest
 forked = fork()
 if not forked:
     woken = threading.Event()
-    tracker._ingester._on_wake = woken.set
+    tracker._backend.ingester._on_wake = woken.set
     for _ in range(requests):
         ask("/child")
     if requests:

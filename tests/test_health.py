@@ -35,7 +35,7 @@ def app(tracked: Callable[..., Tracker]) -> webtest.TestApp:
 
 
 def spool_of(app: webtest.TestApp) -> Path:
-    return Path(app.app._spool.folder)
+    return Path(app.app._backend.spool.folder)
 
 
 def add_segment(app: webtest.TestApp, content: bytes, segment: str = "e" * 32) -> None:
@@ -65,7 +65,7 @@ def test_health_is_what_the_manual_lists(client: Client, monkeypatch: pytest.Mon
     health = app.get(HEALTH).json
 
     (segment,) = spool_of(app).glob("*" + SUFFIX)
-    database = app.app._storage.database
+    database = app.app._backend.storage.database
     assert health == {
         "status": "ok",
         "problems": [],
@@ -223,13 +223,13 @@ def test_restored_segment_is_not_queued_again(app: webtest.TestApp) -> None:
 def test_only_what_moved_lines_is_an_ingest(app: webtest.TestApp) -> None:
     app.get("/")
     app.get("/api/tracking/summary")
-    before = app.app._storage.facts([]).last_ingest
+    before = app.app._backend.storage.facts([]).last_ingest
 
-    app.app._ingester._look_at = 0.0
-    app.app._ingester.wake()
+    app.app._backend.ingester._look_at = 0.0
+    app.app._backend.ingester.wake()
 
     assert before is not None
-    assert app.app._storage.facts([]).last_ingest == before
+    assert app.app._backend.storage.facts([]).last_ingest == before
 
 
 INGEST = """
@@ -246,7 +246,7 @@ print(os.getpid())
 
 def test_pid_is_that_of_the_process_that_ingested_last(app: webtest.TestApp) -> None:
     app.get("/")
-    database = str(app.app._storage.database)
+    database = str(app.app._backend.storage.database)
 
     other = subprocess.run(
         [sys.executable, "-c", INGEST, database], capture_output=True, text=True, check=True
@@ -308,7 +308,7 @@ def test_health_answers_soon_while_the_database_is_out_of_order(
     break_it: Callable[[Path], Iterator[None]], why: str, app: webtest.TestApp
 ) -> None:
     app.get("/")
-    storage = app.app._storage
+    storage = app.app._backend.storage
     storage.close()
     breaking = break_it(storage.database)
     next(breaking)
@@ -332,7 +332,7 @@ def test_health_answers_soon_while_the_database_is_out_of_order(
 
 def test_health_answers_while_every_connection_is_busy(client: Client) -> None:
     app = client()
-    pool = app.app._storage._file._pool
+    pool = app.app._backend.storage._file._pool
     pool._timeout_seconds = 0.01
 
     with ExitStack() as loans:
@@ -349,12 +349,12 @@ def test_health_says_why_visits_are_not_ingested(tracked: Callable[..., Tracker]
     tracker = tracked(ingest=True)
     app = webtest.TestApp(tracker)
 
-    with closing(sqlite3.connect(tracker._storage.database, isolation_level=None)) as other:
+    with closing(sqlite3.connect(tracker._backend.storage.database, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         app.get("/")
-        wait_until(lambda: bool(tracker._ingest_thread.problems))
+        wait_until(lambda: bool(tracker._backend.ingest_thread.problems))
         health = app.get(HEALTH).json
-    wait_until(lambda: not tracker._ingest_thread.problems)
+    wait_until(lambda: not tracker._backend.ingest_thread.problems)
 
     assert (health["status"], health["queued"], health["schema"]) == ("degraded", 1, SCHEMA_VERSION)
     (problem,) = health["problems"]
@@ -367,7 +367,7 @@ def test_report_that_was_refused_once_leaves_no_problem_without_a_thread(
 ) -> None:
     app.get("/")
 
-    with closing(sqlite3.connect(app.app._storage.database, isolation_level=None)) as other:
+    with closing(sqlite3.connect(app.app._backend.storage.database, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         app.get("/api/tracking/summary", status=503)
 
@@ -380,7 +380,7 @@ def test_health_does_not_end_the_outage_of_reports(
     def refuse(*asked: object, long: bool) -> None:
         raise StorageError("no connection")
 
-    monkeypatch.setattr(app.app._storage, "snapshot", refuse)
+    monkeypatch.setattr(app.app._backend.storage, "snapshot", refuse)
     for _ in range(3):
         app.get("/api/tracking/summary", status=503)
         app.get(HEALTH)
@@ -392,7 +392,7 @@ def test_health_does_not_end_the_outage_of_reports(
 def test_spool_that_cannot_be_written_is_a_problem(
     app: webtest.TestApp, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    spool = app.app._spool
+    spool = app.app._backend.spool
     app.get("/")
     spool.close()
     spool.folder.rename(spool.folder.with_name("away"))
@@ -427,7 +427,7 @@ def test_visit_that_waits_for_a_minute_is_a_problem(
     app.app._api._fresh._clock = lambda: NOW + age_seconds * 10**9
     add_segment(app, LINE)
 
-    with app.app._ingester._host_lock.held():
+    with app.app._backend.ingester._host_lock.held():
         health = app.get(HEALTH).json
         summary = app.get("/api/tracking/summary").json
 
@@ -462,7 +462,7 @@ def test_health_is_answered_while_a_batch_is_stored(
         go_on.wait(30)
 
     monkeypatch.setattr("wsgi_tracker.storage.intake._note_ingest", wait)
-    thread = threading.Thread(target=app.app._ingester.run_once)
+    thread = threading.Thread(target=app.app._backend.ingester.run_once)
     thread.start()
     assert storing.wait(30)
     during = app.get(HEALTH).json
@@ -480,7 +480,7 @@ def test_database_that_was_deleted_in_operation_is_told_of_for_a_day(
     hours: int, warned: bool, app: webtest.TestApp, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     app.get("/api/tracking/summary")
-    for path in app.app._storage.database.parent.glob("visits.db*"):
+    for path in app.app._backend.storage.database.parent.glob("visits.db*"):
         if path.is_file():
             path.unlink()
     app.get("/boxes")
@@ -505,7 +505,9 @@ def test_visits_that_are_still_to_be_counted_are_warned_of(
     monkeypatch.setattr("wsgi_tracker.health.FEW_UNCOUNTED", 2)
 
     counted = app.get("/api/tracking/health").json["warnings"]
-    with closing(sqlite3.connect(app.app._storage.database, isolation_level=None)) as connection:
+    with closing(
+        sqlite3.connect(app.app._backend.storage.database, isolation_level=None)
+    ) as connection:
         connection.execute("UPDATE user_visits SET endpoint = '/others'")
     uncounted = app.get("/api/tracking/health").json
 

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 import webtest
 from calls import environ, generate, lines, only_visit, serve
+from commands import command
 
 from wsgi_tracker import Tracker
-from wsgi_tracker.__main__ import main
 from wsgi_tracker.errors import ConfigurationError, StorageError
 from wsgi_tracker.secret import DailySecret
 
@@ -282,7 +282,7 @@ def test_given_secret_counts_alike_in_every_database(identity: str, tmp_path: Pa
         (
             {"timezone": "UTC"},
             {"timezone": "Asia/Tokyo"},
-            "configure DATABASE --timezone Asia/Tokyo",
+            "configure -d DATABASE --timezone Asia/Tokyo",
         ),
     ],
 )
@@ -296,19 +296,16 @@ def test_application_that_would_count_otherwise_is_refused(
     tracked(**first)
 
 
-def test_command_changes_what_all_agree_on(
-    tracked: Tracked, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_command_changes_what_all_agree_on(tracked: Tracked, tmp_path: Path) -> None:
     tracked(identity="daily", secret=GIVEN).close()
-    database = str(tmp_path / "visits.db")
+    configure = ("configure", "--database", tmp_path / "visits.db")
+    told = ("--identity", "permanent", "--forget-secret", "--timezone", "Asia/Kathmandu")
 
-    assert main(["configure", database]) == 0
-    assert "no change" in capsys.readouterr().out
-    told = ["--identity", "permanent", "--forget-secret", "--timezone", "Asia/Kathmandu"]
-    assert main(["configure", database, *told]) == 0
-    assert "another does not start" in capsys.readouterr().out
-    assert main(["configure", database, "--timezone", "Mars/Olympus"]) == 1
-    assert "timezone is a name such as" in capsys.readouterr().err
+    assert "nothing to change" in command(*configure).stderr
+    assert "another does not start" in command(*configure, *told).stdout
+    refused = command(*configure, "--timezone", "Mars/Olympus")
+    assert "timezone is a name such as" in refused.stderr
+    assert refused.exit_code == 1
 
     tracked(secret=GIVEN + "s", timezone="Asia/Kathmandu")
 
@@ -322,8 +319,10 @@ def test_command_waits_for_who_writes(tracked: Tracked, tmp_path: Path) -> None:
         end = threading.Timer(1.0, other.execute, ["ROLLBACK"])
         end.start()
 
-        assert main(["configure", str(tmp_path / "visits.db"), "--timezone", "Asia/Tokyo"]) == 0
+        done = command("configure", "-d", tmp_path / "visits.db", "--timezone", "Asia/Tokyo")
         end.join()
+
+    assert done.exit_code == 0
 
 
 def test_database_that_is_locked_is_not_compared(

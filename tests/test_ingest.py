@@ -159,7 +159,7 @@ def test_every_commit_is_on_the_disk_when_asked_for(
                 ((level,),) = connection.execute("PRAGMA synchronous")
             asked.append(level == 2)
 
-    tracker._ingester._storage = Storage(tracker._storage, lambda: None)
+    tracker._backend.ingester._storage = Storage(tracker._backend.storage, lambda: None)
     app = webtest.TestApp(tracker)
     for _ in range(2):
         app.get("/")

@@ -85,14 +85,14 @@ def test_process_that_may_have_no_thread_drops_no_visit_and_tries_again(
     visits = 1 + LOOK_BYTES // 200
     for _ in range(visits):
         app.get("/")
-    started = tracker._ingest_thread._stop is not None
+    started = tracker._backend.ingest_thread._stop is not None
     tracker.close()
 
     assert (health["status"], health["dropped"], health["queued"]) == ("degraded", 0, 1)
     assert "can't start new thread" in health["problems"][0]
     assert started
     assert sum("new thread" in message for message in caplog.messages) == 1
-    assert tracker._storage.facts([]).counts == {"recorded": visits + 1}
+    assert tracker._backend.storage.facts([]).counts == {"recorded": visits + 1}
 
 
 def test_process_that_records_long_registers_its_end_once(tracked: Callable[..., Tracker]) -> None:
@@ -108,7 +108,7 @@ def test_process_that_records_long_registers_its_end_once(tracked: Callable[...,
     app.get("/")
 
     assert after == before
-    assert tracker._closing_pid == os.getpid()
+    assert tracker._backend._closing_pid == os.getpid()
 
 
 def purging(host: Host, clock: list[int]) -> IngestThread:
@@ -285,15 +285,15 @@ def test_closing_leaves_a_long_spool_to_the_next_start(
 ) -> None:
     monkeypatch.setattr(IngestThread, "CLOSING_SECONDS", 0.0)
     tracker = tracked(ingest=True)
-    tracker._ingester._batch_bytes = 1000
+    tracker._backend.ingester._batch_bytes = 1000
     (tmp_path / "visits.db-spool" / "found.ndjson").write_bytes(GOOD * 50)
 
     tracker.close()
-    stored = look(tracker._storage).summary().total_hits
-    tracker._ingester.wake()
+    stored = look(tracker._backend.storage).summary().total_hits
+    tracker._backend.ingester.wake()
 
     assert 0 < stored < 10
-    assert look(tracker._storage).summary().total_hits == 50
+    assert look(tracker._backend.storage).summary().total_hits == 50
 
 
 def test_thread_rests_little_while_reports_are_asked_for(

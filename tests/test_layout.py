@@ -13,9 +13,10 @@ ORDER = """
     errors period selection options process addresses exclusions visitors endpoints visit agents latency reports
     integrations integrations.django integrations.falcon integrations.pyramid
     storage storage.faults storage.lines storage.pool storage.schema storage.settings storage.migrations
-    storage.intake storage.classes storage.arrivals storage.calendar storage.conditions storage.changes storage.outcomes storage.counters storage.counting storage.uncount storage.purge storage.facts storage.outcome_reports storage.raw storage.breakdown storage.journeys storage.window storage.counted storage.check storage.database storage.snapshot storage.sqlite
-    secret identity agreement segments mounts rescue batches rejected hostlock own_segment spool recorder retention ingest unread forget proxies ingest_thread health observation parameters spans paging query schemas asked answers insights export fresh auth responses metrics openapi api middleware
-    __init__ demo __main__
+    storage.intake storage.classes storage.arrivals storage.calendar storage.conditions storage.changes storage.outcomes storage.counters storage.counting storage.uncount storage.purge storage.facts storage.outcome_reports storage.raw storage.breakdown storage.journeys storage.window storage.counted storage.check storage.backup storage.database storage.snapshot storage.sqlite
+    logs.entry logs.escapes logs.times logs.pattern logs.fields logs.apache logs.nginx logs.gunicorn logs.caddy logs.detect logs
+    secret identity agreement segments mounts rescue batches rejected hostlock own_segment spool recorder retention ingest unread forget proxies ingest_thread health observation parameters spans paging query schemas asked answers insights export fresh auth responses metrics openapi api backend middleware
+    __init__ logfile logvisits importing cli.options cli.source cli.tables cli.reports cli.care cli.feeding cli.exporting cli.serving cli.demo cli __main__
 """.split()
 # storage opens a SQLiteStorage when it is asked for one.
 LATE = {("storage", "storage.sqlite")}
@@ -31,7 +32,10 @@ def imported(path: Path, module: str) -> set[str]:
         if isinstance(node, ast.ImportFrom) and node.level:
             parts = package[1 : len(package) - node.level + 1]
             name = ".".join([*parts, node.module] if node.module else parts)
-            found.add(name or "__init__")
+            for alias in node.names:
+                inner = PACKAGE.joinpath(*name.split("."), f"{alias.name}.py")
+                is_module = node.module is None and bool(name) and inner.exists()
+                found.add(f"{name}.{alias.name}" if is_module else name or "__init__")
     return found
 
 

@@ -36,7 +36,7 @@ Tracked = Callable[..., Tracker]
 
 def dropped(app: Tracker, tmp_path: Path) -> int:
     """Return how many visits are counted as dropped, after the counts were written."""
-    app._spool.write_counts()
+    app._backend.spool.write_counts()
     return sum(line["counts"]["dropped"] for line in lines_of_counts(tmp_path))
 
 
@@ -235,7 +235,7 @@ def test_spool_that_cannot_be_written_costs_no_request(
         assert serve(app, environ()) == ("200 OK", b"a")
     folder.unlink()
     monkeypatch.setattr(spool, "RETRY_SECONDS", 0)
-    app._spool._retry_at = 0.0  # the second until the next attempt is over
+    app._backend.spool._retry_at = 0.0  # the second until the next attempt is over
     assert serve(app, environ()) == ("200 OK", b"a")
 
     assert len(errors(caplog)) == 1

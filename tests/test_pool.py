@@ -207,7 +207,7 @@ def test_place_is_free_again_when_opening_failed(loan: str, opened: Opened) -> N
 def test_busy_pool_is_503(loan: str, client: Client) -> None:
     app = client()
     app.get("/")  # so that the report needs the writer, too
-    pool = app.app._storage._file._pool
+    pool = app.app._backend.storage._file._pool
     pool._timeout_seconds = 0.01
 
     with ExitStack() as loans:
@@ -365,7 +365,7 @@ if used == "in use":
     pool.FORK_PATIENCE_SECONDS = 0.05
     lent, done = threading.Event(), threading.Event()
     def use():
-        with tracker._storage._file.read() as connection:
+        with tracker._backend.storage._file.read() as connection:
             connection.execute("SELECT count(*) FROM visits").fetchone()
             lent.set()
             done.wait(60)

@@ -164,7 +164,7 @@ def test_who_wants_to_stay_unknown_says_nothing_of_a_proxy(
 
 
 def test_purged_visits_are_not_suspicious(app: webtest.TestApp) -> None:
-    storage = app.app._storage
+    storage = app.app._backend.storage
     visit(app, 50, "10.0.0.1")
     app.get("/api/tracking/summary")
 
@@ -282,7 +282,7 @@ def test_tracker_has_its_ingest_thread_look(
     tracker = tracked()
     visit(webtest.TestApp(tracker), 2, "10.0.0.1", 2)
 
-    tracker._ingest_thread._ingest(0.05, new_lock())
+    tracker._backend.ingest_thread._ingest(0.05, new_lock())
 
     assert any("trusted_proxies=('10.0.0.1',)" in message for message in caplog.messages)
 

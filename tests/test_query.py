@@ -20,7 +20,7 @@ REPORTS = {
     "visits": ["limit", "period", "cursor", "include"],
     "breakdown": ["by", "limit", "period"],
     "live": ["minutes"],
-    "export": ["format", "cursor", "period"],
+    "export": ["format", "order", "cursor", "period"],
     "health": [],
 }
 BAD_VALUES = {

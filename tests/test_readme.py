@@ -230,7 +230,7 @@ def test_demo_records_every_request_it_sends_and_leaves_nothing_behind(tmp_path:
     environ.pop("XDG_RUNTIME_DIR", None)  # else gunicorn's socket would be there
     (tmp_path / "gunicorn.conf.py").write_text("raise SystemExit('not for the demonstration')")
     demo = subprocess.run(
-        [sys.executable, "-m", "wsgi_tracker", "demo"],
+        [sys.executable, "-m", "wsgi_tracker", "demo", "--seconds", "1"],
         cwd=tmp_path,
         env=environ,
         capture_output=True,
@@ -239,8 +239,9 @@ def test_demo_records_every_request_it_sends_and_leaves_nothing_behind(tmp_path:
     )
 
     assert demo.returncode == 0, demo.stderr
-    assert demo.stdout.endswith("300 requests sent to 2 workers, 300 visits recorded.\n")
-    assert demo.stdout.count("$ curl") == 4
+    sent, recorded = re.findall(r"(\d+) requests sent to 2 workers, (\d+) visits", demo.stdout)[0]
+    assert int(sent) == int(recorded) > 0
+    assert demo.stdout.count("$ wsgi-tracker") == 5
     assert [path.name for path in tmp_path.iterdir()] == ["gunicorn.conf.py"]
 
 

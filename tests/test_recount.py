@@ -200,7 +200,7 @@ THREE = [
 def test_view_answers_the_users_own_sql() -> None:
     with reporting(THREE) as client:
         client.get("/api/tracking/stats")
-        with closing(sqlite3.connect(client.app._storage.database)) as database:
+        with closing(sqlite3.connect(client.app._backend.storage.database)) as database:
             assert database.execute(SQL).fetchall() == [
                 ("/boxes", "POST", 1, 1),
                 ("/boxes/{id}", "GET", 2, 2),
@@ -218,7 +218,7 @@ def test_view_answers_in_the_sqlite_shell() -> None:
     with reporting(THREE) as client:
         client.get("/api/tracking/stats")
         shell = subprocess.run(
-            ["sqlite3", str(client.app._storage.database), SQL],  # noqa: S607
+            ["sqlite3", str(client.app._backend.storage.database), SQL],  # noqa: S607
             capture_output=True,
             text=True,
             check=True,
@@ -232,7 +232,7 @@ def database() -> Iterator[sqlite3.Connection]:
     with reporting(THREE) as client:
         client.get("/api/tracking/stats")
         with closing(
-            sqlite3.connect(client.app._storage.database, isolation_level=None)
+            sqlite3.connect(client.app._backend.storage.database, isolation_level=None)
         ) as connection:
             yield connection
 
@@ -374,7 +374,7 @@ def test_no_row_of_the_view_can_stop_a_report(column: str, value: Any) -> None:
             f"INSERT INTO user_visits ({', '.join(row)}) VALUES ({', '.join('?' * len(row))})"
         )
         with (
-            closing(sqlite3.connect(client.app._storage.database)) as database,
+            closing(sqlite3.connect(client.app._backend.storage.database)) as database,
             suppress(sqlite3.IntegrityError),  # refused is as good
             database,
         ):
@@ -382,7 +382,7 @@ def test_no_row_of_the_view_can_stop_a_report(column: str, value: Any) -> None:
 
         for report in ("stats", "summary", "trends?period=1y", "visits"):
             assert client.get(f"/api/tracking/{report}", expect_errors=True).status_int == 200
-        with closing(sqlite3.connect(client.app._storage.database)) as database:
+        with closing(sqlite3.connect(client.app._backend.storage.database)) as database:
             assert database.execute(
                 "SELECT count(*) FROM user_visits WHERE typeof(timestamp_us) <> 'integer'"
             ).fetchone() == (0,)

@@ -506,7 +506,7 @@ def test_process_that_gives_no_retention_leaves_the_one_that_holds(
 ) -> None:
     """It switched retention off for all, without a word of it where it was configured."""
     client = webtest.TestApp(tracked(retention_days=30))
-    retention = Retention(tracked(retention_days=days)._storage, days, Clock())
+    retention = Retention(tracked(retention_days=days)._backend.storage, days, Clock())
     kept = Kept(tmp_path)
     kept.ingest([visit(FLOOR - 1)])
 

@@ -172,7 +172,7 @@ def test_clock_that_is_set_back_keeps_nobody_from_ingesting(
 ) -> None:
     """The rest that the ingester asked for ends in a future that is far away now."""
     tracker = tracked()
-    client, lock = client_of(tracker, clock), tracker._ingester._host_lock
+    client, lock = client_of(tracker, clock), tracker._backend.ingester._host_lock
     client.get("/")
     hits(client)
     lock.rest(1.0)
@@ -195,7 +195,7 @@ def test_visit_of_the_future_that_waits_is_no_sign_of_trouble(
     client.get("/")
     clock.now -= DAY
 
-    with tracker._ingester._host_lock.held():
+    with tracker._backend.ingester._host_lock.held():
         waiting = client.get("/api/tracking/summary")
         clock.now += DAY + 61 * SECOND
         stale = client.get("/api/tracking/summary")

@@ -104,7 +104,7 @@ def test_killed_process_that_only_records_loses_few_counts(
     os.waitpid(child, 0)
     tracker: Any = tracked()
 
-    tracker._ingester.catch_up(30)
+    tracker._backend.ingester.catch_up(30)
 
-    ignored = tracker._storage.facts([]).counts["ignored"]
+    ignored = tracker._backend.storage.facts([]).counts["ignored"]
     assert drops * 8 // 9 <= ignored <= drops

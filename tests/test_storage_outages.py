@@ -59,7 +59,7 @@ def test_new_database_takes_what_is_still_in_the_spool(
         open_storage(tmp_path / "visits.db").close()
 
     tracker.get("/")
-    tracker.app._ingester._look_at = 0.0
+    tracker.app._backend.ingester._look_at = 0.0
 
     assert tracker.get("/api/tracking/summary").json["total_hits"] == 2
 
@@ -191,7 +191,7 @@ def test_corrupt_database_stops_reports_not_the_application(
     tracker: webtest.TestApp, tmp_path: Path
 ) -> None:
     tracker.get("/")
-    tracker.app._storage.close()
+    tracker.app._backend.storage.close()
     for path in tmp_path.glob("visits.db*"):
         if path.is_file():
             path.unlink()
@@ -200,7 +200,7 @@ def test_corrupt_database_stops_reports_not_the_application(
     assert tracker.get("/").text == "hello"
     tracker.get("/api/tracking/summary", status=503)
     (tmp_path / "visits.db").unlink()
-    tracker.app._ingester._look_at = 0.0
+    tracker.app._backend.ingester._look_at = 0.0
 
     assert tracker.get("/api/tracking/summary").json["total_hits"] == 2
 
@@ -261,7 +261,7 @@ def test_report_says_what_is_queued_and_whether_it_still_moves(
     segment = "e" * 32
     (tmp_path / "visits.db-spool" / (segment + SUFFIX)).write_bytes(header(segment) + GOOD + OTHER)
 
-    with tracker._ingester._host_lock.held() as held:
+    with tracker._backend.ingester._host_lock.held() as held:
         stuck = app.get("/api/tracking/summary")
     free = app.get("/api/tracking/summary")
 
@@ -293,7 +293,7 @@ def test_filesystem_without_locks_is_logged_once_and_visits_wait(
     with monkeypatch.context() as patch:
         patch.setattr(fcntl, "lockf", no_locks)
         for _ in range(3):
-            tracker.app._ingester.wake()
+            tracker.app._backend.ingester.wake()
         messages = [record.getMessage() for record in caplog.records]
         refused = tracker.get("/api/tracking/summary", status=503)
 
@@ -336,8 +336,8 @@ def test_new_database_takes_what_is_in_the_spool_without_waiting_for_a_visit(
     for name in ("visits.db", "visits.db-wal", "visits.db-shm"):
         (tmp_path / name).unlink(missing_ok=True)
 
-    tracker.app._ingester._look_at = 0.0
-    tracker.app._ingester.wake()  # as its thread does
+    tracker.app._backend.ingester._look_at = 0.0
+    tracker.app._backend.ingester.wake()  # as its thread does
 
     assert tracker.get("/api/tracking/summary").json["total_hits"] == 1
 
@@ -354,7 +354,7 @@ def test_everything_offered_is_recorded_queued_or_dropped(
     app = webtest.TestApp(tracker)
     for number in range(150):
         app.get("/broken" if number % 50 == 0 else "/")
-    tracker._spool.write_counts()
+    tracker._backend.spool.write_counts()
 
     recorded = app.get("/api/tracking/summary").json["total_hits"]
 
@@ -374,11 +374,11 @@ def test_outage_is_logged_once_by_whoever_meets_it_with_advice(
     with closing(sqlite3.connect(tmp_path / "visits.db", isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")
         for _ in range(2):
-            tracker.app._ingester.wake()
+            tracker.app._backend.ingester.wake()
             refused = tracker.get("/api/tracking/summary", status=503)
         other.execute("ROLLBACK")
     during = [record.getMessage() for record in caplog.records]
-    tracker.app._ingester.wake()
+    tracker.app._backend.ingester.wake()
 
     database = str(tmp_path / "visits.db")
     assert during == [

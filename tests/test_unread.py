@@ -98,8 +98,8 @@ def app(tracked: Callable[..., Tracker], monkeypatch: pytest.MonkeyPatch) -> web
     app.get("/boxes")
     app.get("/api/tracking/stats")
     tracker = app.app
-    tracker._ingest_thread.stop()
-    tracker._ingester.wake()
+    tracker._backend.ingest_thread.stop()
+    tracker._backend.ingester.wake()
     monkeypatch.setattr(IngestThread, "is_running", True)
 
     def refuse(seconds: float) -> None:
@@ -234,7 +234,7 @@ def test_report_ingests_where_the_process_has_no_thread(
         app.get("/boxes")
         app.get("/api/tracking/stats")
 
-    assert app.app._storage.facts([]).counts == {"recorded": 2}
+    assert app.app._backend.storage.facts([]).counts == {"recorded": 2}
 
 
 def test_too_many_segments_are_left_to_ingest(host: Host) -> None:
@@ -346,7 +346,7 @@ def test_visit_of_a_request_that_took_long_is_ingested_before_tracking_is_judged
     app = webtest.TestApp(tracked(ingest=True))
     app.get("/boxes")
     app.get("/api/tracking/stats")
-    app.app._ingest_thread.stop()
+    app.app._backend.ingest_thread.stop()
     monkeypatch.setattr(IngestThread, "is_running", True)
     app.get("/boxes")
     late = app.app._api._fresh._clock() + 61 * SECOND * 1000
@@ -356,7 +356,7 @@ def test_visit_of_a_request_that_took_long_is_ingested_before_tracking_is_judged
 
     assert summary["tracking_active"]
     assert summary["total_hits"] == 2
-    assert app.app._storage.facts([]).counts == {"recorded": 2}
+    assert app.app._backend.storage.facts([]).counts == {"recorded": 2}
 
 
 def test_report_tells_that_visits_wait_for_long_and_has_them(

@@ -12,7 +12,7 @@ import pytest
 import webtest
 
 from wsgi_tracker import Tracker, Visit
-from wsgi_tracker.visit import FIELDS, MAX_NAME, MAX_PATH, MAX_USER_AGENT, _Memo
+from wsgi_tracker.visit import FIELDS, MAX_NAME, MAX_PATH, MAX_USER_AGENT, Memo
 
 Tracked = Callable[..., Tracker]
 
@@ -148,7 +148,7 @@ def test_memory_for_fragments_is_bounded() -> None:
         made.append(key)
         return f"<{key}>"
 
-    memo = _Memo(make, capacity_bytes=100_000)
+    memo = Memo(make, capacity_bytes=100_000)
     for number in range(1000):
         assert memo[f"/{number}"] == f"</{number}>"
     assert len(memo) < 400

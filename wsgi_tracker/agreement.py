@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from .errors import ConfigurationError, StorageError
 from .storage import Storage
 
-_CONFIGURE = "'python -m wsgi_tracker configure DATABASE"
+_CONFIGURE = "'wsgi-tracker configure -d DATABASE"
 _ADVICE = {
     "identity": f"the database has identity={{known!r}}, given {{given!r}}: give the same, or let "
     f"{_CONFIGURE} --identity {{given}}' change it",

@@ -1,4 +1,4 @@
-"""All visits of a selection, oldest first, as a stream of lines or CSV: a page at a time.
+"""All visits of a selection, oldest or first stored first, as lines or CSV: a page at a time.
 
 Each page is read in a short transaction of its own, so that a slow client holds nothing up, and
 nothing is held in memory but it. What came before the export was asked for is in it, once.
@@ -33,6 +33,7 @@ class Export:
     storage: Storage
     selection: Selection
     format: str
+    by_arrival: bool = False
     behind: tuple[int, int] | None = None
 
     def blocks(self) -> Iterator[bytes]:
@@ -54,12 +55,18 @@ class Export:
         attempts = 0
         while True:
             try:
-                with self.storage.snapshot(long=True) as snapshot:
-                    return snapshot.oldest_visits(self.selection, VISITS_PER_PAGE, behind, upto)
+                return self._read(behind, upto)
             except PoolTimeoutError:  # after a second
                 attempts += 1
                 if attempts > ATTEMPTS or behind == self.behind:
                     raise
+
+    def _read(self, behind: tuple[int, int] | None, upto: int) -> list[tuple[int, Visit]]:
+        with self.storage.snapshot(long=True) as snapshot:
+            if self.by_arrival:
+                last = None if behind is None else behind[1]
+                return snapshot.arrived_visits(self.selection, VISITS_PER_PAGE, last, upto)
+            return snapshot.oldest_visits(self.selection, VISITS_PER_PAGE, behind, upto)
 
 
 def _as_lines(page: Iterable[tuple[int, Visit]]) -> bytes:

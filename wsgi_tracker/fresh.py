@@ -14,7 +14,7 @@ from .errors import Outage, QueryTimeoutError, StorageError, TooManyQuestionsErr
 from .export import Export
 from .health import waits_long
 from .ingest import Queue
-from .query import Question
+from .query import ARRIVAL, Question
 from .reports import Outcomes
 from .storage import NotIngestedError, Storage
 from .unread import UnreadLines
@@ -59,7 +59,14 @@ class FreshAnswers:
         with self._logging(), self._storage.snapshot() as snapshot:
             asked = Asked(question, self.now())
             selection = selection_of(asked, span_of(asked, snapshot))
-        return Export(self._storage, selection, question["format"], question["cursor"]), queue
+        export = Export(
+            self._storage,
+            selection,
+            question["format"],
+            by_arrival=question["order"] == ARRIVAL,
+            behind=question["cursor"],
+        )
+        return export, queue
 
     def outcomes_ever(self) -> Outcomes | None:
         """Return how all visits went that were ever counted, if storage answers."""

@@ -230,7 +230,7 @@ def _class_warnings(facts: StorageFacts) -> list[str]:
     if facts.agents_data not in (None, data):
         return [
             f"user agents were classified by {facts.agents_data}, and {data} are installed: "
-            f"'python -m wsgi_tracker reclassify DATABASE' makes the old ones agree"
+            f"'wsgi-tracker reclassify -d DATABASE' makes the old ones agree"
         ]
     return []
 

@@ -2,32 +2,20 @@
 
 from __future__ import annotations
 
-import atexit
 import importlib
 import os
-import time
 from collections.abc import Iterable
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from .addresses import TrustedProxies
-from .agreement import agree
-from .answers import Answers
-from .api import Api
 from .auth import Auth
+from .backend import MAX_ENDPOINTS, MAX_SPOOL_BYTES, Backend
 from .endpoints import EndpointFinder, endpoints_by
-from .errors import ConfigurationError, logger
+from .errors import ConfigurationError
 from .exclusions import Exclusions, Rule
-from .forget import forget
-from .fresh import FreshAnswers
-from .health import HealthCheck
 from .identity import DAILY, Identity
-from .ingest import Ingester
-from .ingest_thread import IngestThread
-from .insights import INSIGHTS
-from .mounts import prepare_folder
 from .observation import Observation
 from .options import (
     check_application,
@@ -39,14 +27,8 @@ from .options import (
     check_spool_size,
     check_timezone,
 )
-from .process import threads_run
-from .proxies import ProxyCheck
 from .recorder import Recorder, UserFinder, user_finder
-from .retention import Retention
-from .secret import Secret
-from .spool import Spool
-from .storage import QUERY_TIMEOUT_SECONDS, database_path, open_storage
-from .unread import UnreadLines, open_unread
+from .storage import QUERY_TIMEOUT_SECONDS, database_path
 from .visitors import Visitors, check_ip_addresses
 
 if TYPE_CHECKING:
@@ -100,10 +82,10 @@ class Tracker:
         identity: str = "permanent",
         secret: str | bytes | None = None,
         honor_privacy_signals: bool = False,
-        max_endpoints: int = 10_000,
+        max_endpoints: int = MAX_ENDPOINTS,
         retention_days: int | None = None,
         ingest: bool = True,
-        max_spool_bytes: int = 2**30,
+        max_spool_bytes: int = MAX_SPOOL_BYTES,
         fsync: bool = False,
         query_timeout_seconds: float = QUERY_TIMEOUT_SECONDS,
     ) -> None:
@@ -130,94 +112,36 @@ class Tracker:
 
         self._app = app
         self._prefix = prefix.encode().decode("latin-1")  # as PATH_INFO spells it (PEP 3333)
-        self._ingest = ingest
-        self._has_ingest_thread = ingest and _threads_run()
-        self._closing_pid = 0  # of the process that closes it when it ends
-        self._open(
-            database_path(database), max_endpoints, max_spool_bytes, fsync, query_timeout_seconds
-        )
         zone = {} if timezone is None else {"timezone": timezone}
-        agree(self._storage, who.settings | zone)
-        proxy_check = ProxyCheck(self._storage, proxies, ip_addresses)
-        self._assemble_ingest(retention_days, max_spool_bytes, fsync, proxy_check)
+        self._backend = Backend(
+            database_path(database),
+            settings=who.settings | zone,
+            retention_days=retention_days,
+            proxies=proxies,
+            ip_addresses=ip_addresses,
+            ingest=ingest,
+            max_endpoints=max_endpoints,
+            max_spool_bytes=max_spool_bytes,
+            fsync=fsync,
+            query_timeout_seconds=query_timeout_seconds,
+        )
         visitors = Visitors(
-            who.key_finder(self._storage, self._spool.folder, self._own_secret),
+            self._backend.key_finder(who),
             proxies,
             ip_addresses=ip_addresses,
             honor_privacy_signals=honor_privacy_signals,
         )
         self._recorder = Recorder(
-            self._spool,
+            self._backend.spool,
             visitors,
             exclusions,
             endpoints,
             user=find_user,
             daily=who.is_daily,
         )
-        self._api = self._make_api(auth, proxy_check, DAILY if who.is_daily else None)
+        self._api = self._backend.api(auth, DAILY if who.is_daily else None)
         self._recorder.prepare()
-        self._storage.close()  # a fork that follows finds nothing open
-
-    def _open(
-        self,
-        path: Path,
-        max_endpoints: int,
-        max_spool_bytes: int,
-        fsync: bool,
-        query_timeout_seconds: float,
-    ) -> None:
-        """Find out what is wrong with database and spool, while somebody is there to read it."""
-        folder = path.with_name(path.name + "-spool")
-        used_before = os.path.isdir(folder)
-        self._own_secret = Secret(folder)
-        self._storage = open_storage(
-            path,
-            max_endpoints=max_endpoints,
-            make_secret=self._own_secret.make,
-            used_before=used_before,
-            query_timeout_seconds=query_timeout_seconds,
-        )
-        self._spool = Spool(
-            folder, max_bytes=max_spool_bytes, fsync=fsync, on_open=self._recording_began
-        )
-        try:
-            prepare_folder(folder)
-        except OSError as error:
-            if not used_before:
-                raise ConfigurationError(
-                    f"the spool {folder} cannot be used: {error}; choose a database in a folder "
-                    f"that this process may write to"
-                ) from error
-            self._spool.refuse(error)
-        logger.info("visits go to %s", path)
-
-    def _assemble_ingest(
-        self,
-        retention_days: int | None,
-        max_spool_bytes: int,
-        durable: bool,
-        proxy_check: ProxyCheck,
-    ) -> None:
-        folder = self._spool.folder
-        retention = Retention(self._storage, retention_days, time.time_ns)
-        retention.declare()
-        self._ingester = Ingester(self._storage, folder, durable=durable, on_wake=self._spool.tend)
-        self._ingest_thread = IngestThread(
-            self._ingester, retention, folder, max_spool_bytes, on_ingest=proxy_check.look
-        )
-
-    def _make_api(self, auth: Auth, proxy_check: ProxyCheck, basis: str | None) -> Api:
-        check = HealthCheck(self._storage, self._spool, self._ingest_thread, proxy_check)
-        reports = Answers(check, basis).reports | INSIGHTS
-        fresh = FreshAnswers(
-            self._storage, self._open_unread, self._ingester.catch_up, time.time_ns
-        )
-        return Api(fresh, reports, auth, check)
-
-    def _open_unread(self) -> AbstractContextManager[UnreadLines | None]:
-        """Open what waits in the spool, to be read by a report, if this process ingests by itself."""
-        self._ingest_thread.note_report()
-        return open_unread(self._ingester) if self._ingest_thread.is_running else nullcontext()
+        self._backend.storage.close()  # a fork that follows finds nothing open
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Answer one request: the WSGI interface."""
@@ -253,34 +177,17 @@ class Tracker:
         rest = path[len(self._prefix) :]
         return rest[1:] if not rest or rest[0] == "/" else None
 
-    def _recording_began(self) -> None:
-        """See to what this process needs besides the segment that it has just opened."""
-        self._own_secret.keep()
-        if self._has_ingest_thread:
-            self._ingest_thread.start()
-        # Once: atexit keeps a place for whatever was unregistered, and looks at all of them. A
-        # child may have been forked without what its parent registered.
-        if self._closing_pid != os.getpid():
-            self._closing_pid = os.getpid()
-            atexit.unregister(self.close)
-            atexit.register(self.close)
-
     def forget(self, user_hash: str) -> int:
         """Delete all that is stored of a visitor; return how many visits that were.
 
         The spool is emptied first, and nothing is left in it or in the database's log. Raises
         :exc:`StorageError` where the database is out of order.
         """
-        return forget(self._storage, self._ingester, self._spool.folder, user_hash)
+        return self._backend.forget(user_hash)
 
     def close(self) -> None:
         """Ingest what is left and close everything; may be called twice, and used again."""
-        atexit.unregister(self.close)
-        self._closing_pid = 0
-        self._spool.close()
-        if self._ingest:
-            self._ingest_thread.finish()
-        self._storage.close()
+        self._backend.close()
 
     def __enter__(self) -> Tracker:
         return self
@@ -310,16 +217,6 @@ def wrap(name: str, database: str | Path = "visits.db", **options: Any) -> Track
         except AttributeError as error:
             raise ConfigurationError(f"{module_name} has no {attribute!r}: {error}") from error
     return Tracker(target() if attribute.endswith("()") else target, database, **options)
-
-
-def _threads_run() -> bool:
-    if threads_run():
-        return True
-    logger.warning(
-        "uWSGI runs no threads: visits wait in the spool for a report, or for a worker's end; "
-        "set enable-threads = true"
-    )
-    return False
 
 
 def _imported(name: str) -> Any:

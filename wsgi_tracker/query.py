@@ -33,6 +33,7 @@ from .selection import BREAKDOWNS, FILTERS, Filter, Selection
 from .spans import DAYS, YESTERDAY, Span, span_of_day, span_of_period, span_of_range
 from .visit import METHODS, OTHER_METHOD
 
+ARRIVAL = "arrival"
 NAMES_SHOWN = 60
 SIMPLE = {"granularity", "period", "start", "class", "limit", "sort", "fill"}
 LENGTHS = {**PERIODS, **TREND_PERIODS}
@@ -169,6 +170,13 @@ USER: tuple[Parameter, ...] = (
 )
 EXPORT: tuple[Parameter, ...] = (
     Choice("format", ("ndjson", "csv"), "ndjson", "One JSON object per line, or CSV."),
+    Choice(
+        "order",
+        ("time", ARRIVAL),
+        "time",
+        "Oldest first; or as they reached the database, so that who goes on by a cursor misses none "
+        "that took long.",
+    ),
     Place("cursor", "Visits behind that of the last line that arrived, of the same export."),
     _period(tuple(PERIODS), "all"),
     *RANGE,

@@ -104,9 +104,9 @@ class Fragments:
         self._visitors = visitors
         self._exclusions = exclusions
         self._endpoints = endpoints
-        self.place = _Memo(self._place, capacity_bytes=16 << 20)
-        self.client = _Memo(self._client, capacity_bytes=32 << 20)
-        self.referer = _Memo(_referer, capacity_bytes=8 << 20)
+        self.place = Memo(self._place, capacity_bytes=16 << 20)
+        self.client = Memo(self._client, capacity_bytes=32 << 20)
+        self.referer = Memo(_referer, capacity_bytes=8 << 20)
 
     def _place(self, key: PlaceKey) -> str:
         (method, _, script_name, path_info), _, _ = key
@@ -199,7 +199,7 @@ def _quoted(value: str | None) -> str:
     return quote(value) if value else "null"
 
 
-class _Memo(dict[Any, str]):
+class Memo(dict[Any, str]):
     """Remember what ``make`` returned, within about ``capacity_bytes``; starts anew when full.
 
     Not locked: threads that race make the same value twice, and the size is an estimate.

@@ -121,6 +121,9 @@ class Snapshot(Protocol):
     def timezone(self) -> tzinfo:
         """Return what hours, days, weeks and months are of, unless a question says otherwise."""
 
+    def floor(self) -> int:
+        """Return the time before which no visit is shown, and those that there are will go."""
+
     def stats(self, selection: Selection = ALL) -> list[EndpointStats]:
         """Return one row per endpoint and method, most hits first."""
 
@@ -165,6 +168,11 @@ class Snapshot(Protocol):
 
         Or those that follow a timestamp and id.
         """
+
+    def arrived_visits(
+        self, selection: Selection, limit: int, behind: int | None, upto: int
+    ) -> list[tuple[int, Visit]]:
+        """Return the same in the order in which they were stored, or those that follow an id."""
 
     def newest_id(self) -> int:
         """Return the greatest id of a visit; later ones have greater ids."""
@@ -230,6 +238,15 @@ class Storage(Protocol):
         """Compare what was counted with the visits; return the first difference, if there is one.
 
         It takes as long as reading all visits several times.
+        """
+
+    def check_integrity(self) -> str | None:
+        """Read all that is stored; return the first damage, if there is any."""
+
+    def backup(self, file: Path) -> None:
+        """Copy all of it, as it is at one moment, to ``file``, which must not exist.
+
+        Others may write meanwhile. Raises :exc:`ConfigurationError` where it cannot be written.
         """
 
     def generation(self) -> object:

@@ -96,6 +96,12 @@ UNION ALL SELECT bucket, 0, status_class, latency, count(*), {BYTES} FROM went G
 CALENDAR = "SELECT slot, hour, day, week, month FROM calendar WHERE slot >= :slot"
 
 
+def first_damage(connection: sqlite3.Connection) -> str | None:
+    """Return the first thing SQLite finds wrong with the file, or ``None``."""
+    (found,) = connection.execute("PRAGMA integrity_check(1)").fetchone()
+    return None if found == "ok" else f"the file is damaged: {found}"
+
+
 def first_difference(connection: sqlite3.Connection) -> str | None:
     """Return what the counters have and the visits do not, or the other way round.
 

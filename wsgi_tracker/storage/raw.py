@@ -44,6 +44,11 @@ SELECT {_VISIT} FROM user_visits
 WHERE id IN (SELECT id FROM {{source}} WHERE {{where}}
     AND (timestamp > :since OR id > :behind) AND +id <= :upto ORDER BY timestamp, id LIMIT :limit)
 ORDER BY timestamp_us, id"""
+ARRIVED = f"""
+SELECT {_VISIT} FROM user_visits
+WHERE id IN (SELECT id FROM {{source}} WHERE {{where}}
+    AND id > :behind AND id <= :upto ORDER BY id LIMIT :limit)
+ORDER BY id"""
 USERS = "SELECT count(DISTINCT user_id) FROM {source} WHERE {where}"
 HITS = "SELECT count(*) FROM {source} WHERE {where}"
 FOREVER = 2**63 - 1
@@ -116,6 +121,20 @@ def oldest_visits(
     values = {"since": since, "behind": last, "upto": upto, "limit": limit}
     rows = _ask(connection, OLDEST, selection, ordered=True, **values)
     return [(id, Visit(*fields)) for id, *fields in rows]
+
+
+def arrived_visits(
+    connection: sqlite3.Connection, selection: Selection, limit: int, behind: int | None, upto: int
+) -> list[tuple[int, Visit]]:
+    """Return the first visits that arrived behind an id, each behind its own, with ids to ``upto``."""
+    rows = rows_of(selection)
+    # By their ids, unless few are as new as that: then the first ones are found by their time.
+    is_by_id = behind is not None or selection.start <= 0
+    source = "visits NOT INDEXED" if is_by_id else rows.source
+    values = {"behind": -FOREVER if behind is None else behind, "upto": upto, "limit": limit}
+    text = ARRIVED.format(source=source, where=rows.where)
+    found = connection.execute(text, {**rows.values, **values})
+    return [(id, Visit(*fields)) for id, *fields in found]
 
 
 def _ask(

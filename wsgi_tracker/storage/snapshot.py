@@ -48,6 +48,10 @@ class SQLiteSnapshot:
         """See :meth:`wsgi_tracker.storage.Snapshot.timezone`."""
         return read_zone(self._connection)
 
+    def floor(self) -> int:
+        """See :meth:`wsgi_tracker.storage.Snapshot.floor`."""
+        return first_shown(self._connection, 0)
+
     def stats(self, selection: Selection = ALL) -> list[EndpointStats]:
         """See :meth:`wsgi_tracker.storage.Snapshot.stats`."""
         shown = self._shown(selection)
@@ -103,6 +107,13 @@ class SQLiteSnapshot:
         """See :meth:`wsgi_tracker.storage.Snapshot.oldest_visits`."""
         self._read_visits()
         return raw.oldest_visits(self._connection, self._shown(selection), limit, behind, upto)
+
+    def arrived_visits(
+        self, selection: Selection, limit: int, behind: int | None, upto: int
+    ) -> list[tuple[int, Visit]]:
+        """See :meth:`wsgi_tracker.storage.Snapshot.arrived_visits`."""
+        self._read_visits()
+        return raw.arrived_visits(self._connection, self._shown(selection), limit, behind, upto)
 
     def newest_id(self) -> int:
         """See :meth:`wsgi_tracker.storage.Snapshot.newest_id`."""

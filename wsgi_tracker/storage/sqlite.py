@@ -18,7 +18,8 @@ from . import (
     StorageFacts,
     Unread,
 )
-from .check import first_difference
+from .backup import copy_database
+from .check import first_damage, first_difference
 from .classes import Reclassification
 from .counters import start_anew
 from .counting import Counting, is_due
@@ -164,6 +165,16 @@ class SQLiteStorage:
             pass
         with self._file.read() as connection:
             return first_difference(connection)
+
+    def check_integrity(self) -> str | None:
+        """See :meth:`wsgi_tracker.storage.Storage.check_integrity`."""
+        with self._file.read() as connection:
+            return first_damage(connection)
+
+    def backup(self, file: Path) -> None:
+        """See :meth:`wsgi_tracker.storage.Storage.backup`."""
+        with self._file.read() as connection:
+            copy_database(connection, file)
 
     def generation(self) -> object:
         """See :meth:`wsgi_tracker.storage.Storage.generation`."""

@@ -1,0 +1,296 @@
+"""The command that imports logs: which lines become visits, and what is told of it."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import closing, suppress
+from dataclasses import asdict
+from functools import partial
+from typing import Any
+
+import click
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from ..addresses import TrustedProxies
+from ..agreement import agree
+from ..backend import Backend
+from ..endpoints import endpoints_by
+from ..errors import ConfigurationError
+from ..exclusions import Exclusions
+from ..identity import PERMANENT, Identity
+from ..importing import Encoder, Imported, Importer, resume
+from ..logfile import STDIN, LogFile, follow_log, open_log
+from ..logs import FORMATS, LogFormat, detect, log_format
+from ..logvisits import LogVisits, StoredVisits, day_keys
+from ..period import DAY
+from ..storage import database_path
+from ..visit import Fragments
+from ..visitors import ADDRESSES, Visitors
+from . import tables
+from .options import Command, database_option, json_option
+from .source import open_backend
+
+REJECTS_SHOWN = 10
+NDJSON = "ndjson"
+SECRET_VARIABLE = "WSGI_TRACKER_SECRET"  # noqa: S105 - its name
+
+
+def rule_options(command: Command) -> Command:
+    """Let a command say by which rules lines become visits, as Tracker's options do."""
+    for option in (
+        click.option("--host", metavar="NAME", help="Of a log that tells no host."),
+        click.option("--user", is_flag=True, help="Visitors are told apart by the log's user."),
+        click.option(
+            "--endpoint",
+            type=click.Choice(["route", "path"]),
+            default="route",
+            show_default=True,
+            help="route counts what was not found under (unmatched), path under its path.",
+        ),
+        click.option("--collapse-ids", is_flag=True, help="Count /boxes/7 under /boxes/<int>."),
+        click.option(
+            "--exclude",
+            multiple=True,
+            metavar="RULE",
+            help='Leave out "/static/*", HEAD, or 10.0.0.0/8; may be given several times.',
+        ),
+        click.option(
+            "--trusted-proxy",
+            multiple=True,
+            metavar="NETWORK",
+            help="Whose X-Forwarded-For is believed; may be given several times.",
+        ),
+        click.option(
+            "--ip-addresses",
+            type=click.Choice(list(ADDRESSES)),
+            default="full",
+            show_default=True,
+            help="What is stored of an address.",
+        ),
+        click.option(
+            "--secret",
+            envvar=SECRET_VARIABLE,
+            show_envvar=True,
+            help="The secret= of the applications, if they have one.",
+        ),
+    )[::-1]:
+        command = option(command)
+    return command
+
+
+@click.command("import")
+@click.argument("logs", nargs=-1, required=True, metavar="LOG...")
+@click.option(
+    "--format",
+    "named",
+    metavar="FORMAT",
+    help=f"One of {', '.join(FORMATS)}, {NDJSON}, or a LogFormat of Apache, a log_format of nginx, "
+    f"or an access_log_format of gunicorn.  [default: found out]",
+)
+@click.option("-f", "--follow", is_flag=True, help="Go on as the log grows, and is rotated.")
+@click.option(
+    "--rejects", type=click.Path(dir_okay=False), metavar="FILE", help="Write rejected lines here."
+)
+@rule_options
+@database_option
+@json_option
+def import_logs(
+    logs: Sequence[str],
+    named: str | None,
+    follow: bool,
+    rejects: str | None,
+    database: str,
+    as_json: bool,
+    **rules: Any,
+) -> None:
+    """Import access logs of nginx, Apache, Caddy or gunicorn, or what `export` wrote.
+
+    LOG is plain, or compressed with gzip, bzip2 or zstd; - is standard input. What was imported of a
+    log before is passed over, whatever the file is called now; only standard input is not known
+    again. Lines that are no visits are told and left out. The database is made if there is none.
+
+    \b
+      wsgi-tracker import /var/log/nginx/access.log*
+      wsgi-tracker import --follow /var/log/apache2/access.log
+      wsgi-tracker import --format '%h %t "%r" %>s %D' app.log
+    """
+    if follow and (len(logs) > 1 or STDIN in logs):
+        raise click.UsageError("--follow takes one log, which is a file")
+    known = None if named in (None, NDJSON) else log_format(str(named))
+    with open_backend(database_path(database)) as backend, Telling(rejects) as telling:
+        make = _maker(backend, **rules)
+        encoder = StoredVisits() if named == NDJSON else make(known) if known else None
+        choose = partial(_choose, encoder, make)
+        importer = Importer(backend, _kept_from(backend), telling.reject, telling.progress)
+        with suppress(KeyboardInterrupt):
+            for name in logs:
+                telling.add(name, _imported(importer, backend, name, choose))
+            while follow:
+                telling.add(logs[0], _imported(importer, backend, logs[0], choose, follow_log))
+            importer.finish()
+    telling.sum_up(as_json)
+    sys.exit(0 if telling.is_well else 1)
+
+
+def _imported(
+    importer: Importer,
+    backend: Backend,
+    name: str,
+    choose: Callable[[str, list[bytes]], Encoder],
+    open_named: Callable[[str], LogFile] = open_log,
+) -> Imported:
+    """Import one log from where it was left."""
+    if name == STDIN:
+        log, mark = open_log(name), None
+    else:
+        log, mark = resume(partial(open_named, name), backend.storage.positions)
+    with closing(log):
+        return importer.run(log, mark, partial(choose, log.name))
+
+
+def _choose(
+    known: Encoder | None,
+    make: Callable[[LogFormat], Encoder],
+    name: str,
+    lines: Sequence[bytes],
+) -> Encoder:
+    """Return what makes visits of a log's lines: what was named, else what fits the first ones."""
+    if known is not None:
+        return known
+    if all(line.startswith(b'{"timestamp":') for line in lines):
+        return StoredVisits()
+    format = detect([line.decode("latin-1") for line in lines])
+    if format is None:
+        raise ConfigurationError(
+            f"{name} has the format of none of {', '.join(FORMATS)}: give the one that the server "
+            f"writes as --format"
+        )
+    return make(format)
+
+
+def _maker(
+    backend: Backend,
+    *,
+    host: str | None,
+    user: bool,
+    endpoint: str,
+    collapse_ids: bool,
+    exclude: Sequence[str],
+    trusted_proxy: Sequence[str],
+    ip_addresses: str,
+    secret: str | None,
+) -> Callable[[LogFormat], Encoder]:
+    """Return what makes visits by the rules of the options, and of the database."""
+    storage = backend.storage
+    identity = Identity(storage.declare({"identity": PERMANENT})["identity"], secret)
+    agree(storage, identity.settings)
+    is_random = identity.is_daily and secret is None
+    visitors = Visitors(
+        day_keys() if is_random else backend.key_finder(identity),
+        TrustedProxies(trusted_proxy),
+        ip_addresses=ip_addresses,
+    )
+    fragments = Fragments(
+        visitors, Exclusions(exclude), endpoints_by(endpoint, collapse_ids=collapse_ids)
+    )
+    return partial(
+        LogVisits, fragments=fragments, host=host, names_users=user, daily=identity.is_daily
+    )
+
+
+def _kept_from(backend: Backend) -> int:
+    """Return the time before which nothing is kept."""
+    days = backend.storage.facts([]).retention_days
+    with backend.storage.snapshot() as snapshot:
+        floor = snapshot.floor()
+    return max(floor, time.time_ns() // 1000 - days * DAY if days else 0)
+
+
+class Telling:
+    """Tell how an import goes, on standard error, and what became of it."""
+
+    def __init__(self, rejects: str | None) -> None:
+        self._total = Imported()
+        self._log: LogFile | None = None
+        self._began = 0.0
+        self._told = 0
+        self._file = None if rejects is None else open(rejects, "a", encoding="utf-8")  # noqa: SIM115
+        console = tables.console(stderr=True)
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.fields[figures]}"),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+            transient=True,
+        )
+        self._task = self._bar.add_task("", total=None, figures="")
+
+    def __enter__(self) -> Telling:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self._bar.stop()
+        if self._file is not None:
+            self._file.close()
+
+    @property
+    def is_well(self) -> bool:
+        """Whether any line was understood, if there were some."""
+        return self._total.rejected == 0 or self._total.rejected < self._total.lines
+
+    def reject(self, log: LogFile, number: int, reason: str) -> None:
+        """Tell of a line that is no visit; of many, only the first ones unless to a file."""
+        text = tables.printable(f"{log.name}, line {number}: {reason}")
+        self._told += 1
+        if self._file is not None:
+            print(text, file=self._file)
+        elif self._told <= REJECTS_SHOWN:
+            self._bar.console.out(text, highlight=False)
+        elif self._told == REJECTS_SHOWN + 1:
+            self._bar.console.out("more are only counted; --rejects FILE writes them all")
+
+    def progress(self, log: LogFile, imported: Imported) -> None:
+        """Show how far a log was read, and how fast."""
+        if log is not self._log:
+            self._log, self._began = log, time.monotonic()
+        rate = imported.lines / max(time.monotonic() - self._began, 0.001)
+        self._bar.update(
+            self._task,
+            description=log.name,
+            completed=log.share,
+            total=None if log.share is None else 1.0,
+            figures=f"{imported.lines:,} lines, {rate:,.0f} a second",
+        )
+
+    def add(self, name: str, imported: Imported) -> None:
+        """Add what became of one log."""
+        total = self._total
+        for part, count in asdict(imported).items():
+            setattr(total, part, getattr(total, part) + count)
+        if imported.skipped:
+            what = "all" if not imported.lines else "and the rest was added"
+            self._bar.console.out(
+                f"{tables.printable(name)}: {imported.skipped:,} lines were imported before, {what}"
+            )
+
+    def sum_up(self, as_json: bool) -> None:
+        """Tell what became of all lines."""
+        total = asdict(self._total)
+        if as_json:
+            click.echo(json.dumps(total, indent=2))
+            return
+        parts = {
+            "rejected": "rejected",
+            "ignored": "excluded by a rule",
+            "old": "too old to be kept",
+            "skipped": "imported before",
+        }
+        told = [f"{total['visits']:,} visits imported"]
+        told += [f"{total[part]:,} {text}" for part, text in parts.items() if total[part]]
+        click.echo(", ".join(told))

@@ -1,0 +1,189 @@
+"""Move a log into storage: each line exactly once, however often and under whatever name it comes.
+
+A thread stores one batch while the next is read: SQLite does not hold the GIL. Between two batches
+whatever waits in the spool is ingested, so that an application beside it is not kept waiting.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Protocol
+
+from .backend import Backend
+from .errors import StorageError
+from .hostlock import HostLock
+from .ingest import spool_errors
+from .logfile import Block, LogFile
+from .logs import BadLineError
+from .storage import Batch, Positions
+
+SAME_BEGINNING = 64  # logs that begin with the same line, and go on otherwise
+LOCK_PATIENCE_SECONDS = 60.0
+BATCHES_AHEAD = 2
+CHOSEN_BY_LINES = 200
+
+
+class Encoder(Protocol):
+    """What makes visits of lines."""
+
+    def encode(self, line: bytes) -> tuple[int, str] | None:
+        """Return the timestamp and the visit; ``None`` if it is none, or raise BadLineError."""
+
+
+@dataclass(slots=True)
+class Imported:
+    """What became of a log's lines; ``skipped`` were imported before, ``old`` are past retention."""
+
+    visits: int = 0
+    rejected: int = 0
+    ignored: int = 0
+    old: int = 0
+    skipped: int = 0
+
+    @property
+    def lines(self) -> int:
+        """How many lines there were, blank ones left out."""
+        return self.visits + self.rejected + self.ignored + self.old
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """By what a log is known: ``id`` has the position of what was imported, ``proof`` proves it."""
+
+    id: str
+    start: int = 0
+    proof: str | None = None
+
+
+def resume(
+    open_log: Callable[[], LogFile], known: Callable[[list[str]], Positions]
+) -> tuple[LogFile, Mark]:
+    """Open a log behind what was imported of it, whatever its name was then.
+
+    Logs may begin with the same line, so the one that was imported is told by all of its content.
+    """
+    log = open_log()
+    first = log.first_line()
+    log.close()
+    ids = [f"log-{_digest(first)}-{number}" for number in range(SAME_BEGINNING)]
+    positions = known(ids)
+    for id, position in sorted(positions.items(), key=lambda pair: -pair[1]):
+        log = open_log()
+        if log.skip(position) and known([log.proof]).get(log.proof) == position:
+            return log, Mark(id, position, log.proof)
+        log.close()
+    free = next((id for id in ids if id not in positions), None)
+    if free is None:
+        raise StorageError(f"{SAME_BEGINNING} other logs begin as {log.name} does: is it a log?")
+    return open_log(), Mark(free)
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.blake2b(data, digest_size=16).hexdigest()
+
+
+class Importer:
+    """Import logs into a backend's storage.
+
+    Visits before ``kept_from`` are left out, as nothing shows them. ``on_reject`` gets the log, the
+    number of the line and the reason; ``on_progress`` gets the log and what was imported so far.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        kept_from: int,
+        on_reject: Callable[[LogFile, int, str], None],
+        on_progress: Callable[[LogFile, Imported], None] = lambda log, imported: None,
+    ) -> None:
+        self._backend = backend
+        self._kept_from = kept_from
+        self._on_reject = on_reject
+        self._on_progress = on_progress
+        self._host_lock = HostLock.of(backend.spool.folder)
+
+    def run(
+        self, log: LogFile, mark: Mark | None, choose: Callable[[list[bytes]], Encoder]
+    ) -> Imported:
+        """Import what ``log`` has from where it is; without a mark, it is not known again.
+
+        ``choose`` says by the first of its lines what makes visits of them.
+        """
+        imported = Imported(skipped=log.lines)
+        encoder: Encoder | None = None
+        with ThreadPoolExecutor(1) as pool:
+            stored: deque[Future[None]] = deque()
+            for block in log.blocks():
+                encoder = encoder or choose(block.lines[:CHOSEN_BY_LINES])
+                batch = Batch(self._encode(log, block, encoder, imported))
+                stored.append(pool.submit(self._store, batch, block, mark))
+                mark = mark and Mark(mark.id, block.position, block.proof)
+                if len(stored) >= BATCHES_AHEAD:
+                    stored.popleft().result()
+                self._on_progress(log, imported)
+            for future in stored:
+                future.result()
+        return imported
+
+    def _encode(self, log: LogFile, block: Block, encoder: Encoder, imported: Imported) -> bytes:
+        lines: list[str] = []
+        add, encode, kept_from = lines.append, encoder.encode, self._kept_from
+        for number, line in enumerate(block.lines, block.first_line):
+            try:
+                found = encode(line)
+            except BadLineError as error:
+                if line.strip():
+                    imported.rejected += 1
+                    self._on_reject(log, number, str(error))
+                continue
+            if found is None:
+                imported.ignored += 1
+            elif found[0] < kept_from:
+                imported.old += 1
+            else:
+                add(found[1])
+        imported.visits += len(lines)
+        return "".join(lines).encode()
+
+    def _store(self, batch: Batch, block: Block, mark: Mark | None) -> None:
+        """Store a batch, and that the log is stored to there."""
+
+        def read(positions: Positions) -> Batch:
+            if mark is not None and positions.get(mark.id, 0) != mark.start:
+                raise StorageError("another process imports the same log")
+            return batch
+
+        if mark is not None:
+            batch.positions = dict.fromkeys((mark.id, block.proof), block.position)
+            batch.finished = [mark.proof] if mark.proof else []
+        self._backend.ingester.run_once()
+        with self._locked():
+            ids = [mark.id] if mark else []
+            self._backend.storage.ingest(ids, read, durable=False)
+            self._backend.storage.tidy()
+
+    def finish(self) -> None:
+        """Count what was imported, so that reports are fast."""
+        more = True
+        while more:
+            with self._locked():
+                more = self._backend.storage.count(enough=1)
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Be the one who writes; whoever ingests beside us lets go after each batch."""
+        deadline = time.monotonic() + LOCK_PATIENCE_SECONDS
+        while True:
+            with spool_errors(), self._host_lock.held() as ours:
+                if ours:
+                    yield
+                    return
+            if time.monotonic() > deadline:
+                raise StorageError("another process ingests all the time: nothing is imported")
+            time.sleep(0.002)
