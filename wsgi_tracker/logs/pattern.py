@@ -281,4 +281,4 @@ def _is_loose(piece: Piece) -> bool:
 
 def _atomic(at: int, regex: str, behind: str = "") -> str:
     """Return what matches in one way only; there is a syntax for it since Python 3.11."""
-    return regex
+    return f"(?=(?P<atom{at}>{regex}){behind})(?P=atom{at})"
