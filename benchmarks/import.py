@@ -42,10 +42,10 @@ def log_line(visit: Visit) -> str:
     )
 
 
-def write_log(log: Path, lines: int, paths: int) -> None:
+def write_log(log: Path, lines: int, paths: int, days: int) -> None:
     """Write the log."""
     with log.open("w") as file:
-        file.writelines(map(log_line, visits(lines, paths)))
+        file.writelines(map(log_line, visits(lines, paths, days)))
 
 
 @dataclass(slots=True)
@@ -78,7 +78,16 @@ def run(command: Sequence[str], cpus: set[int]) -> Run:
 
 def ours(log: Path, database: Path) -> list[str]:
     """Return our command."""
-    return [sys.executable, "-m", "wsgi_tracker", "import", str(log), "-d", str(database)]
+    return [
+        sys.executable,
+        "-m",
+        "wsgi_tracker",
+        "import",
+        str(log),
+        "-d",
+        str(database),
+        "--collapse-ids",
+    ]
 
 
 def theirs(log: Path, report: Path) -> list[str]:
@@ -117,6 +126,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--lines", type=int, default=1_000_000)
     parser.add_argument("--paths", type=int, default=100_000)
+    parser.add_argument("--days", type=int, default=7, help="of which the log tells")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--cpu", type=int, default=-1, help="the one processor to use; -1: all")
     parser.add_argument("--folder", type=Path, help="where files are made, on a local disk")
@@ -125,7 +135,7 @@ def main() -> int:
     print(f"{common.conditions()}; {options.rounds} rounds on {len(cpus)} processors", flush=True)
     with tempfile.TemporaryDirectory(prefix="wsgi-tracker-", dir=options.folder) as scratch:
         log = Path(scratch) / "access.log"
-        write_log(log, options.lines, options.paths)
+        write_log(log, options.lines, options.paths, options.days)
         rounds = []
         for _ in range(options.rounds):
             with tempfile.TemporaryDirectory(dir=scratch) as folder:

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol
 
 from .backend import Backend
 from .errors import StorageError
@@ -21,19 +20,13 @@ from .hostlock import HostLock
 from .ingest import spool_errors
 from .logfile import Block, LogFile
 from .logs import BadLineError
-from .storage import Batch, Positions
+from .logvisits import Pack, Packer
+from .storage import Batch, Packed, Positions
 
 SAME_BEGINNING = 64  # logs that begin with the same line, and go on otherwise
 LOCK_PATIENCE_SECONDS = 60.0
 BATCHES_AHEAD = 2
 CHOSEN_BY_LINES = 200
-
-
-class Encoder(Protocol):
-    """What makes visits of lines."""
-
-    def encode(self, line: bytes) -> tuple[int, str] | None:
-        """Return the timestamp and the visit; ``None`` if it is none, or raise BadLineError."""
 
 
 @dataclass(slots=True)
@@ -107,21 +100,22 @@ class Importer:
         self._on_reject = on_reject
         self._on_progress = on_progress
         self._host_lock = HostLock.of(backend.spool.folder)
+        self._failed = False
 
     def run(
-        self, log: LogFile, mark: Mark | None, choose: Callable[[list[bytes]], Encoder]
+        self, log: LogFile, mark: Mark | None, choose: Callable[[list[bytes]], Packer]
     ) -> Imported:
         """Import what ``log`` has from where it is; without a mark, it is not known again.
 
         ``choose`` says by the first of its lines what makes visits of them.
         """
         imported = Imported(skipped=log.lines)
-        encoder: Encoder | None = None
+        packer: Packer | None = None
         with ThreadPoolExecutor(1) as pool:
             stored: deque[Future[None]] = deque()
             for block in log.blocks():
-                encoder = encoder or choose(block.lines[:CHOSEN_BY_LINES])
-                batch = Batch(self._encode(log, block, encoder, imported))
+                packer = packer or choose(block.lines[:CHOSEN_BY_LINES])
+                batch = Batch(packed=self._pack(log, block, packer, imported))
                 stored.append(pool.submit(self._store, batch, block, mark))
                 mark = mark and Mark(mark.id, block.position, block.proof)
                 if len(stored) >= BATCHES_AHEAD:
@@ -131,25 +125,19 @@ class Importer:
                 future.result()
         return imported
 
-    def _encode(self, log: LogFile, block: Block, encoder: Encoder, imported: Imported) -> bytes:
-        lines: list[str] = []
-        add, encode, kept_from = lines.append, encoder.encode, self._kept_from
+    def _pack(self, log: LogFile, block: Block, packer: Packer, imported: Imported) -> Packed:
+        pack, add = Pack(self._kept_from), packer.add
         for number, line in enumerate(block.lines, block.first_line):
             try:
-                found = encode(line)
+                if not add(line, pack):
+                    imported.ignored += 1
             except BadLineError as error:
                 if line.strip():
                     imported.rejected += 1
                     self._on_reject(log, number, str(error))
-                continue
-            if found is None:
-                imported.ignored += 1
-            elif found[0] < kept_from:
-                imported.old += 1
-            else:
-                add(found[1])
-        imported.visits += len(lines)
-        return "".join(lines).encode()
+        imported.visits += len(pack)
+        imported.old += pack.old
+        return pack.packed()
 
     def _store(self, batch: Batch, block: Block, mark: Mark | None) -> None:
         """Store a batch, and that the log is stored to there."""
@@ -159,6 +147,9 @@ class Importer:
                 raise StorageError("another process imports the same log")
             return batch
 
+        if self._failed:  # else a batch would be missing before this one
+            raise StorageError("the batch before was not stored")
+        self._failed = True
         if mark is not None:
             batch.positions = dict.fromkeys((mark.id, block.proof), block.position)
             batch.finished = [mark.proof] if mark.proof else []
@@ -166,7 +157,10 @@ class Importer:
         with self._locked():
             ids = [mark.id] if mark else []
             self._backend.storage.ingest(ids, read, durable=False)
+            while self._backend.storage.count():
+                pass
             self._backend.storage.tidy()
+        self._failed = False
 
     def finish(self) -> None:
         """Count what was imported, so that reports are fast."""

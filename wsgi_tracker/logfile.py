@@ -22,7 +22,7 @@ from typing import IO
 
 from .errors import ConfigurationError
 
-BLOCK_BYTES = 1 << 20
+BLOCK_BYTES = 4 << 20  # some 17,000 lines: others may write after a quarter of a second
 FIRST_BYTES = 1 << 12
 LONGEST_LINE = 1 << 20
 FOLLOW_SECONDS = 0.5

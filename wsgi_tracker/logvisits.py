@@ -1,26 +1,91 @@
-"""Lines of a log become lines of visits: by the same rules as requests, where a log tells enough."""
+"""Lines of a log become visits: by the same rules as requests, as far as a log tells them."""
 
 from __future__ import annotations
 
 import json
 import secrets
 from collections.abc import Callable
-from typing import Any
+from json.encoder import encode_basestring_ascii as quote
+from typing import Any, Protocol
 from urllib.parse import unquote_to_bytes
 
 from .endpoints import UNMATCHED
-from .logs import BadLineError, LogEntry, LogFormat
+from .logs import BadLineError, LogFormat
 from .period import DAY, LAST_TIMESTAMP
+from .storage import Packed
 from .visit import FIELDS, Fragments, Memo
 
-MAX_JSON = 1 << 14  # of a line; ours have at most some 12,000 characters
+LONGEST = 1 << 14  # of a line of NDJSON; ours have at most some 12,000 characters
+
+
+class Pack:
+    """Visits that are to be stored at once; what comes again stands in it once.
+
+    Visits before ``kept_from`` are left out, and counted as ``old``.
+    """
+
+    def __init__(self, kept_from: int = 0) -> None:
+        self._kept_from = kept_from
+        self._places: dict[str, int] = {}
+        self._clients: dict[str, int] = {}
+        self._origins: dict[str, int] = {}
+        self._visits: list[str] = []
+        self.old = 0
+
+    def __len__(self) -> int:
+        return len(self._visits)
+
+    def add(
+        self,
+        timestamp: int,
+        place: str,
+        client: str,
+        origin: str,
+        duration_us: int | None,
+        first_byte_us: int | None,
+        bytes_sent: int | None,
+        error: str | None,
+    ) -> None:
+        """Add a visit; the three texts are what stands within the braces of an object of JSON."""
+        if timestamp < self._kept_from:
+            self.old += 1
+            return
+        places, clients, origins = self._places, self._clients, self._origins
+        self._visits.append(
+            f"[{places.setdefault(place, len(places))},{clients.setdefault(client, len(clients))},"
+            f"{origins.setdefault(origin, len(origins))},{timestamp},"
+            f"{'null' if duration_us is None else duration_us},"
+            f"{'null' if first_byte_us is None else first_byte_us},"
+            f"{'null' if bytes_sent is None else bytes_sent},"
+            f"{'null' if error is None else quote(error)}]"
+        )
+
+    def packed(self) -> Packed:
+        """Return it as storage takes it."""
+        return Packed(
+            _objects(self._places),
+            _objects(self._clients),
+            _objects(self._origins),
+            f"[{','.join(self._visits)}]",
+        )
+
+
+def _objects(contents: dict[str, int]) -> str:
+    return f"[{','.join([f'{{{content}}}' for content in contents])}]"
+
+
+class Packer(Protocol):
+    """What makes visits of lines."""
+
+    def add(self, line: bytes, pack: Pack) -> bool:
+        """Add the visit of a line; False if a rule excludes it. Raises :exc:`BadLineError`."""
 
 
 class LogVisits:
-    """Turn lines of ``format`` into those of visits.
+    """Add lines of ``format``.
 
-    ``host`` is that of a log which tells none. ``names_users`` takes the user that the log names
-    for the visitor, and ``daily`` tells visitors of each day apart.
+    ``host`` is that of a log which tells none; with ``names_users``, visitors are told apart by the
+    user that the log names; with ``daily``, those of each day.
     """
 
     def __init__(
@@ -37,33 +102,26 @@ class LogVisits:
         self._names_users = names_users
         self._daily = daily
         self._place = Memo(self._encode_place, capacity_bytes=16 << 20)
+        self._client = fragments.client
+        self._referer = fragments.referer
         self._fragments = fragments
 
-    def encode(self, line: bytes) -> tuple[int, str] | None:
-        """Return a line's timestamp and its visit, or ``None`` where a rule excludes it.
-
-        Raises :exc:`BadLineError`.
-        """
+    def add(self, line: bytes, pack: Pack) -> bool:
+        """See :meth:`Packer.add`."""
         entry = self._read(line.decode("latin-1"))
-        place = self._place[
-            entry.method, entry.target.partition("?")[0], entry.host or self._host, entry.status
-        ]
-        client = self._fragments.client[self._client(entry)]
+        (
+            timestamp, method, target, status, bytes_sent, duration_us,
+            address, user, user_agent, referer, host, forwarded_for,
+        ) = entry  # fmt: skip
+        place = self._place[method, target.partition("?")[0], host or self._host, status]
+        day = timestamp // DAY if self._daily else 0
+        named = user if self._names_users else None
+        client = self._client[address, user_agent, forwarded_for, None, None, None, named, day]
         if not (place and client):
-            return None
-        duration = "null" if entry.duration_us is None else entry.duration_us
-        size = "null" if entry.bytes_sent is None else entry.bytes_sent
-        return entry.timestamp, (
-            f'{{"timestamp":{entry.timestamp},{place},"duration_us":{duration},'
-            f'"first_byte_us":null,"bytes_sent":{size},{client}'
-            f"{self._fragments.referer[entry.referer]}}}\n"
-        )
-
-    def _client(self, entry: LogEntry) -> tuple[Any, ...]:
-        user = entry.user if self._names_users else None
-        day = entry.timestamp // DAY if self._daily else 0
-        forwarded_for = entry.forwarded_for
-        return (entry.address, entry.user_agent, forwarded_for, None, None, None, user, day)
+            return False
+        origin = self._referer[referer][1:]  # a comma stands before it
+        pack.add(timestamp, place, client, origin, duration_us, None, bytes_sent, None)
+        return True
 
     def _encode_place(self, key: tuple[str, str, str | None, str]) -> str:
         method, target, host, status = key
@@ -73,24 +131,43 @@ class LogVisits:
 
 
 class StoredVisits:
-    """Lines of visits as an export has them, checked."""
+    """Add lines of visits as an export has them."""
 
-    def encode(self, line: bytes) -> tuple[int, str]:
-        """Return a line's timestamp and its visit; raises :exc:`BadLineError`."""
-        try:
-            visit = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise BadLineError(f"it is no JSON: {error}") from error
-        if not isinstance(visit, dict):
-            raise BadLineError("it is no JSON object")
-        visit = {name: visit.get(name) for name in FIELDS}
-        for name, value in visit.items():
-            if not _fits(name, value):
-                raise BadLineError(f"{name} of a visit is {_ALLOWED[name]}")
-        text = json.dumps(visit, separators=(",", ":"))
-        if len(text) > MAX_JSON:
-            raise BadLineError("it is longer than a visit can be")
-        return visit["timestamp"], f"{text}\n"
+    def add(self, line: bytes, pack: Pack) -> bool:
+        """See :meth:`Packer.add`."""
+        visit = _visit(line)
+        pack.add(
+            visit["timestamp"],
+            _content(visit, "method", "endpoint", "path", "status", "host"),
+            _content(visit, "user_hash", "ip_address", "user_agent"),
+            _content(visit, "referer"),
+            visit["duration_us"],
+            visit["first_byte_us"],
+            visit["bytes_sent"],
+            visit["error"],
+        )
+        return True
+
+
+def _content(visit: dict[str, Any], *names: str) -> str:
+    return json.dumps({name: visit[name] for name in names})[1:-1]
+
+
+def _visit(line: bytes) -> dict[str, Any]:
+    """Return the visit of a line that may be anything."""
+    if len(line) > LONGEST:
+        raise BadLineError("it is longer than a visit can be")
+    try:
+        found = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise BadLineError(f"it is no JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise BadLineError("it is no object of JSON")
+    visit = {name: found.get(name) for name in FIELDS}
+    for name, value in visit.items():
+        if not _fits(name, value):
+            raise BadLineError(f"{name} of a visit is {_ALLOWED[name]}")
+    return visit
 
 
 _NUMBERS = "status duration_us first_byte_us bytes_sent".split()

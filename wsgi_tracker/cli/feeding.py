@@ -16,15 +16,15 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ..addresses import TrustedProxies
 from ..agreement import agree
-from ..backend import Backend
+from ..backend import MAX_ENDPOINTS, Backend
 from ..endpoints import endpoints_by
 from ..errors import ConfigurationError
 from ..exclusions import Exclusions
 from ..identity import PERMANENT, Identity
-from ..importing import Encoder, Imported, Importer, resume
+from ..importing import Imported, Importer, resume
 from ..logfile import STDIN, LogFile, follow_log, open_log
 from ..logs import FORMATS, LogFormat, detect, log_format
-from ..logvisits import LogVisits, StoredVisits, day_keys
+from ..logvisits import LogVisits, Packer, StoredVisits, day_keys
 from ..period import DAY
 from ..storage import database_path
 from ..visit import Fragments
@@ -71,6 +71,13 @@ def rule_options(command: Command) -> Command:
             help="What is stored of an address.",
         ),
         click.option(
+            "--max-endpoints",
+            default=MAX_ENDPOINTS,
+            show_default=True,
+            type=click.IntRange(1),
+            help="More distinct endpoints than this count under (other).",
+        ),
+        click.option(
             "--secret",
             envvar=SECRET_VARIABLE,
             show_envvar=True,
@@ -102,6 +109,7 @@ def import_logs(
     named: str | None,
     follow: bool,
     rejects: str | None,
+    max_endpoints: int,
     database: str,
     as_json: bool,
     **rules: Any,
@@ -120,10 +128,14 @@ def import_logs(
     if follow and (len(logs) > 1 or STDIN in logs):
         raise click.UsageError("--follow takes one log, which is a file")
     known = None if named in (None, NDJSON) else log_format(str(named))
-    with open_backend(database_path(database)) as backend, Telling(rejects) as telling:
+    path = database_path(database)
+    with (
+        open_backend(path, max_endpoints=max_endpoints) as backend,
+        Telling(rejects) as telling,
+    ):
         make = _maker(backend, **rules)
-        encoder = StoredVisits() if named == NDJSON else make(known) if known else None
-        choose = partial(_choose, encoder, make)
+        packer = StoredVisits() if named == NDJSON else make(known) if known else None
+        choose = partial(_choose, packer, make)
         importer = Importer(backend, _kept_from(backend), telling.reject, telling.progress)
         with suppress(KeyboardInterrupt):
             for name in logs:
@@ -139,7 +151,7 @@ def _imported(
     importer: Importer,
     backend: Backend,
     name: str,
-    choose: Callable[[str, list[bytes]], Encoder],
+    choose: Callable[[str, list[bytes]], Packer],
     open_named: Callable[[str], LogFile] = open_log,
 ) -> Imported:
     """Import one log from where it was left."""
@@ -152,11 +164,11 @@ def _imported(
 
 
 def _choose(
-    known: Encoder | None,
-    make: Callable[[LogFormat], Encoder],
+    known: Packer | None,
+    make: Callable[[LogFormat], Packer],
     name: str,
     lines: Sequence[bytes],
-) -> Encoder:
+) -> Packer:
     """Return what makes visits of a log's lines: what was named, else what fits the first ones."""
     if known is not None:
         return known
@@ -182,7 +194,7 @@ def _maker(
     trusted_proxy: Sequence[str],
     ip_addresses: str,
     secret: str | None,
-) -> Callable[[LogFormat], Encoder]:
+) -> Callable[[LogFormat], Packer]:
     """Return what makes visits by the rules of the options, and of the database."""
     storage = backend.storage
     identity = Identity(storage.declare({"identity": PERMANENT})["identity"], secret)

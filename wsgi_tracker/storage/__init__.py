@@ -42,9 +42,27 @@ ALL = Selection()
 Positions: TypeAlias = Mapping[str, int]
 
 
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """Visits as JSON in which what comes again stands once.
+
+    ``places`` is an array of objects with method, endpoint, path, status and host, ``clients`` of
+    those with user_hash, ip_address and user_agent, ``origins`` of those with a referer.
+    ``visits`` is an array of arrays: the numbers of place, client and origin, from 0, then
+    timestamp, duration_us, first_byte_us, bytes_sent and error.
+    """
+
+    places: str
+    clients: str
+    origins: str
+    visits: str
+
+
 @dataclass(slots=True)
 class Batch:
     """What one transaction takes in: whole lines, and where reading them ended.
+
+    Or visits that are ``packed``, which are all good.
 
     ``positions`` are bytes from the start of each segment, by its id; ``finished`` lists the
     segments that have no writer and no more lines. ``torn`` repeats what ``data`` holds of lines
@@ -59,6 +77,7 @@ class Batch:
     torn: list[bytes] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
     patience: float = math.inf
+    packed: Packed | None = None
 
 
 class HardBatchError(StorageError):

@@ -40,7 +40,7 @@ from dataclasses import dataclass
 from ..period import SLOT
 from . import FEW_UNCOUNTED
 from .calendar import fill_calendar
-from .changes import add_changes
+from .changes import HOUR_LEVEL, add_changes
 from .outcomes import EVER_LEVEL, count_outcomes
 
 NOTHING = -(2**63)  # below every id
@@ -181,8 +181,9 @@ ON CONFLICT (user_id, class_id) DO UPDATE SET last_slot = excluded.last_slot""",
 INSERT INTO pairs SELECT user_id, endpoint_id, class_id, now FROM temp.moved
 WHERE class_id <> 0 AND now IS NOT NULL
 ON CONFLICT (user_id, endpoint_id, class_id) DO UPDATE SET last_slot = excluded.last_slot""",
-    """
-INSERT INTO latest SELECT endpoint_id, class_id, max(timestamp) FROM temp.recent GROUP BY 1, 2
+    f"""
+INSERT INTO latest SELECT endpoint_id, class_id, max(last) FROM temp.hit_changes
+WHERE level = {HOUR_LEVEL} AND class_id <> 0 AND last IS NOT NULL GROUP BY 1, 2
 ON CONFLICT (endpoint_id, class_id) DO UPDATE SET last = max(last, excluded.last)""",
 )
 

@@ -16,6 +16,7 @@ from .faults import storage_errors
 from .intake import CREATE_BATCH
 from .journeys import CREATE_JOURNEYS
 from .migrations import migrate
+from .packed import CREATE_PARTS
 from .pool import ConnectionPool, PooledConnection, inode
 from .schema import (
     SCHEMA_VERSION,
@@ -217,6 +218,7 @@ class Database:
         connection.execute("PRAGMA wal_autocheckpoint = 10000")
         connection.execute(f"PRAGMA journal_size_limit = {64 << 20}")
         prepare_counting(connection)
+        connection.executescript(CREATE_PARTS)
 
     def _notice_new_file(self, connection: PooledConnection) -> None:
         current = inode(self.path)

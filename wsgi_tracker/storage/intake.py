@@ -13,11 +13,12 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 
-from ..endpoints import OTHER, UNMATCHED
 from ..period import LAST_TIMESTAMP
 from ..visit import FIELDS
 from . import FINISHED, Batch
 from .lines import Unreadable, load_readable
+from .packed import store_packed
+from .strings import STRINGS, endpoint_id, id_column, id_of, intern, intern_endpoints
 
 FORGET_SEGMENT_SECONDS = 30 * 86400
 
@@ -58,49 +59,11 @@ FILL_BATCH_WARILY = _fill_batch(
     "ELSE json_extract(value, '$.{name}') END"
 )
 _WARY_OF = ('":t', '":f', '":{', '":[', '": ', '":\t', '":\r')
-# Endpoints that are new, beyond how many there may be, become one; their path is kept.
-FOLD_ENDPOINTS = f"""
-UPDATE temp.batch SET path = coalesce(path, endpoint), endpoint = '{OTHER}'
-WHERE endpoint IN (
-    SELECT endpoint FROM temp.batch
-    WHERE endpoint NOT IN ('{OTHER}', '{UNMATCHED}')
-    AND NOT EXISTS (SELECT 1 FROM endpoints WHERE endpoints.endpoint = batch.endpoint)
-    GROUP BY endpoint ORDER BY min(rowid) LIMIT -1 OFFSET max(0, ?)
-)"""
-COUNT_ENDPOINTS = f"""
-SELECT count(DISTINCT endpoint) FROM endpoints WHERE endpoint NOT IN ('{OTHER}', '{UNMATCHED}')"""
-HAS_NEW_ENDPOINTS = """
-SELECT EXISTS (SELECT 1 FROM temp.batch WHERE NOT EXISTS (
-    SELECT 1 FROM endpoints WHERE endpoints.endpoint = batch.endpoint))"""
-_STRINGS = {
-    "users": "user_hash",
-    "paths": "path",
-    "ip_addresses": "ip_address",
-    "user_agents": "user_agent",
-    "referers": "referer",
-    "hosts": "host",
-}
-INTERN = [
-    "INSERT OR IGNORE INTO endpoints (endpoint, method) "
-    "SELECT DISTINCT endpoint, method FROM temp.batch",
-    *(
-        f"INSERT OR IGNORE INTO {table} ({column}) "
-        f"SELECT DISTINCT {column} FROM temp.batch WHERE {column} IS NOT NULL"
-        for table, column in _STRINGS.items()
-    ),
-]
 INSERT_VISITS = f"""
 INSERT INTO visits (timestamp, status, duration_us, first_byte_us, bytes_sent, error, endpoint_id,
-    {", ".join(f"{column.removesuffix('_hash')}_id" for column in _STRINGS.values())})
-SELECT timestamp, status, duration_us, first_byte_us, bytes_sent, error,
-    (SELECT id FROM endpoints
-     WHERE endpoints.endpoint = batch.endpoint AND endpoints.method = batch.method),
-    {
-    ", ".join(
-        f"(SELECT id FROM {table} WHERE {table}.{column} = batch.{column})"
-        for table, column in _STRINGS.items()
-    )
-}
+    {", ".join(map(id_column, STRINGS))})
+SELECT timestamp, status, duration_us, first_byte_us, bytes_sent, error, {endpoint_id("batch")},
+    {", ".join(id_of(table, "batch") for table in STRINGS)}
 FROM temp.batch"""
 READ_POSITIONS = """
 SELECT id, position, finished_at FROM segments WHERE id IN (SELECT value FROM json_each(?))"""
@@ -112,6 +75,8 @@ def store_batch(connection: sqlite3.Connection, batch: Batch, max_endpoints: int
     Returns the lines that are no visits.
     """
     rejected = _store_visits(connection, batch, max_endpoints) if batch.data else []
+    if batch.packed is not None:
+        batch.counts["recorded"] += store_packed(connection, batch.packed, max_endpoints)
     _write_positions(connection, batch)
     _add_counts(connection, batch.counts)
     if batch.positions:  # an idle host writes nothing
@@ -132,11 +97,8 @@ def fill_batch(connection: sqlite3.Connection, batch: Batch) -> Unreadable:
 def _store_visits(connection: sqlite3.Connection, batch: Batch, max_endpoints: int) -> list[bytes]:
     unreadable = fill_batch(connection, batch)
     _count_unreadable(batch, unreadable)
-    if connection.execute(HAS_NEW_ENDPOINTS).fetchone()[0]:
-        (known,) = connection.execute(COUNT_ENDPOINTS).fetchone()
-        connection.execute(FOLD_ENDPOINTS, (max_endpoints - known,))
-    for statement in INTERN:
-        connection.execute(statement)
+    intern_endpoints(connection, "batch", max_endpoints)
+    intern(connection, "batch", STRINGS)
     batch.counts["recorded"] += connection.execute(INSERT_VISITS).rowcount
     return unreadable.lines + unreadable.torn
 
