@@ -39,7 +39,10 @@ def _age(value: str) -> int:
 def _steps(steps: Iterator[None], doing: str) -> None:
     """Take steps that others may write between; on a terminal, say that it is at work."""
     columns = (SpinnerColumn(), TextColumn(doing), TimeElapsedColumn())
-    with Progress(*columns, console=tables.console(stderr=True), transient=True) as progress:
+    console = tables.console(stderr=True)
+    with Progress(
+        *columns, console=console, transient=True, disable=not console.is_terminal
+    ) as progress:
         progress.add_task(doing, total=None)
         for _ in steps:
             pass

@@ -229,7 +229,8 @@ def _when(body: Row) -> str:
     """Return which time a report is about."""
     period: str | None = body.get("period")
     if period is None:
-        return f"{_moment(body['start'])} to {_moment(body['end']) or 'now'}"
+        start, end = (_moment(body[name]) or "now" for name in ("start", "end"))
+        return " to ".join(moment.removesuffix(" 00:00:00") for moment in (start, end))
     return _PERIODS.get(period, period)
 
 
