@@ -56,7 +56,9 @@ def pattern(output: str) -> str:
 
 
 def test_tour_is_what_a_user_sees(tmp_path: Path) -> None:
-    told = [(command, output) for command, output in steps(TOUR.read_text()) if "pip" not in command]
+    told = [
+        (command, output) for command, output in steps(TOUR.read_text()) if "pip" not in command
+    ]
 
     seen = run([command for command, _ in told], tmp_path)
 

@@ -8,6 +8,7 @@ user agent with every request costs the ingester some of its time, and no visit.
 
 from __future__ import annotations
 
+import math
 import sqlite3
 import time
 from collections.abc import Iterable, Sequence
@@ -100,15 +101,16 @@ class Decisions:
             decided = decide(read_undecided(connection), self._classify)
             store(connection, decided, data_version() or "")
 
-    def after(self, connection: sqlite3.Connection) -> None:
+    def after(self, connection: sqlite3.Connection, *, all_of_them: bool = False) -> None:
         """Decide what there was no time for, or nothing to decide by, as it is loaded only now.
 
-        Others may write meanwhile. What is still left then came too fast: it stays unknown.
+        Others may write meanwhile. What is still left then came too fast: it stays unknown, unless
+        all have to be decided.
         """
         self._classify, self._is_loaded = load_classifier(), True
         if self._classify is None:
             return
-        deadline = time.monotonic() + REST_SECONDS
+        deadline = math.inf if all_of_them else time.monotonic() + REST_SECONDS
         while time.monotonic() < deadline:
             decided = decide(read_undecided(connection), self._classify)
             if not decided:

@@ -38,9 +38,14 @@ class Counting:
         """Decide in the batch's own transaction, if it takes no longer than that may."""
         self._decisions.within(connection)
 
-    def after(self, connection: sqlite3.Connection) -> None:
-        """Do what cannot wait; the batch is stored, whatever happens here."""
+    def after(self, connection: sqlite3.Connection, *, is_import: bool = False) -> None:
+        """Do what cannot wait; the batch is stored, whatever happens here.
+
+        Nobody waits for an import, so all its user agents get a class, however many they are.
+        """
         with suppress(sqlite3.Error, StorageError):
+            if is_import and self._decisions.are_due(connection):
+                self._decisions.after(connection, all_of_them=True)
             if self._decisions.are_due(connection) or is_due(connection, MANY):
                 self.step(connection)
 

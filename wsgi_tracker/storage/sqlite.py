@@ -127,7 +127,7 @@ class SQLiteStorage:
                     if rejected:
                         keeping.enter_context(kept(rejected))
                 self._file.require_current(connection)
-            self._counting.after(connection)
+            self._counting.after(connection, is_import=batch.packed is not None)
             self._unmoved += batch.counts["recorded"]
 
     def _forget_segments(self, connection: sqlite3.Connection) -> None:
