@@ -29,6 +29,9 @@ import common
 from ingest import visits
 
 from wsgi_tracker import Visit, open_storage
+from wsgi_tracker.endpoints import UNMATCHED
+from wsgi_tracker.period import Granularity
+from wsgi_tracker.selection import Selection
 
 
 def log_line(visit: Visit) -> str:
@@ -93,20 +96,29 @@ def ours(log: Path, database: Path) -> list[str]:
 def theirs(log: Path, report: Path) -> list[str]:
     """Return GoAccess's: its report as JSON, crawlers and all."""
     command = ["goaccess", str(log), "--log-format=COMBINED", "--no-global-config"]
+    command += ["--4xx-unique-count"]  # who only gets errors is a visitor, too
     return [*command, "-o", str(report), "--no-progress"]
 
 
 def totals(database: Path, report: Path) -> dict[str, tuple[int, int]]:
-    """Return what both count alike: ours and theirs."""
+    """Return what both count alike: ours and theirs.
+
+    Its visitors are those of each day.
+    """
     with closing(open_storage(database)) as storage, storage.snapshot() as snapshot:
-        summary = snapshot.summary()
-        not_found = sum(row.hit_count for row in snapshot.stats() if row.endpoint == "(unmatched)")
-        sent = snapshot.outcomes().bytes_sent
-    general: dict[str, Any] = json.loads(report.read_text())["general"]
+        days = snapshot.trends(Selection(), Granularity.DAY)
+        rows = snapshot.stats()
+        requests, sent = snapshot.summary().total_hits, snapshot.outcomes().bytes_sent
+    theirs: dict[str, Any] = json.loads(report.read_text())
+    general, not_found = theirs["general"], theirs["not_found"]["metadata"]["hits"]["total"]
     return {
-        "requests": (summary.total_hits, general["valid_requests"]),
+        "requests": (requests, general["valid_requests"]),
         "bytes": (sent, general["bandwidth"]),
-        "not found": (not_found, general["unique_not_found"]),
+        "visitors of all days": (sum(day.unique_users for day in days), general["unique_visitors"]),
+        "not found": (
+            sum(row.hit_count for row in rows if row.endpoint == UNMATCHED),
+            not_found["value"],
+        ),
     }
 
 
