@@ -96,7 +96,7 @@ def ours(log: Path, database: Path) -> list[str]:
 def theirs(log: Path, report: Path) -> list[str]:
     """Return GoAccess's: its report as JSON, crawlers and all."""
     command = ["goaccess", str(log), "--log-format=COMBINED", "--no-global-config"]
-    command += ["--4xx-unique-count"]  # who only gets errors is a visitor, too
+    command += ["--4xx-to-unique-count"]  # who only gets errors is a visitor, too
     return [*command, "-o", str(report), "--no-progress"]
 
 
