@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import signal
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from types import FrameType
 from typing import TYPE_CHECKING
 
 import click
@@ -16,6 +14,7 @@ from ..backend import MAX_ENDPOINTS, Backend
 from ..errors import StorageError, TrackerError
 from ..storage import database_path
 from .options import database_option
+from .signals import sigterm_interrupts
 from .source import PREFIX, basis_of, existing, open_backend
 
 if TYPE_CHECKING:
@@ -113,14 +112,8 @@ CATCH_UP_SECONDS = 600.0
 @contextmanager
 def _stopping() -> Iterator[None]:
     """End what runs at SIGTERM as at Ctrl-C, and say nothing of it."""
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    except KeyboardInterrupt:
-        click.echo("stopped")
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    with sigterm_interrupts():
+        try:
+            yield
+        except KeyboardInterrupt:
+            click.echo("stopped")
