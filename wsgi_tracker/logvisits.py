@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import secrets
 from collections.abc import Callable
 from json.encoder import encode_basestring_ascii as quote
@@ -16,6 +17,8 @@ from .storage import Packed
 from .visit import FIELDS, Fragments, Memo
 
 LONGEST = 1 << 14  # of a line of NDJSON; ours have at most some 12,000 characters
+LONGEST_DURATION = 10**18  # as logs may have it
+MOST_BYTES = 1 << 44  # of a response: sums of much more overflow, and no report could be made
 
 
 class Pack:
@@ -50,6 +53,8 @@ class Pack:
         if timestamp < self._kept_from:
             self.old += 1
             return
+        if bytes_sent is not None and bytes_sent > MOST_BYTES:
+            raise BadLineError(f"no response has {bytes_sent} bytes")
         places, clients, origins = self._places, self._clients, self._origins
         self._visits.append(
             f"[{places.setdefault(place, len(places))},{clients.setdefault(client, len(clients))},"
@@ -149,6 +154,9 @@ class StoredVisits:
         return True
 
 
+_SURROGATE = re.compile("[\ud800-\udfff]").search
+
+
 def _content(visit: dict[str, Any], *names: str) -> str:
     return json.dumps({name: visit[name] for name in names})[1:-1]
 
@@ -172,10 +180,11 @@ def _visit(line: bytes) -> dict[str, Any]:
 
 _NUMBERS = "status duration_us first_byte_us bytes_sent".split()
 _NEEDED = ("method", "endpoint")
+_MOST = {"status": 999, "bytes_sent": MOST_BYTES}
 _ALLOWED = {
-    **dict.fromkeys(FIELDS, "text or null"),
-    **dict.fromkeys(_NUMBERS, "a whole number or null"),
-    **dict.fromkeys(_NEEDED, "text"),
+    **dict.fromkeys(FIELDS, "text that SQLite can store, or null"),
+    **dict.fromkeys(_NUMBERS, "a whole number that can be one, or null"),
+    **dict.fromkeys(_NEEDED, "text that SQLite can store"),
     "timestamp": "in microseconds since the epoch",
 }
 
@@ -186,8 +195,8 @@ def _fits(name: str, value: object) -> bool:
     if value is None:
         return name not in _NEEDED
     if name in _NUMBERS:
-        return type(value) is int and 0 <= value < 1 << 62
-    return isinstance(value, str) and "\0" not in value
+        return type(value) is int and 0 <= value <= _MOST.get(name, LONGEST_DURATION)
+    return isinstance(value, str) and "\0" not in value and not _SURROGATE(value)
 
 
 def day_keys() -> Callable[[int], bytes]:
