@@ -12,13 +12,13 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from .backend import Backend
 from .errors import StorageError
 from .hostlock import HostLock
 from .ingest import spool_errors
-from .logfile import Block, LogFile
+from .logfile import LONGEST_LINE, Block, LogFile
 from .logs import BadLineError
 from .logvisits import Pack, Packer
 from .storage import Batch, Packed, Positions
@@ -26,7 +26,6 @@ from .storage import Batch, Packed, Positions
 SAME_BEGINNING = 64  # logs that begin with the same line, and go on otherwise
 LOCK_PATIENCE_SECONDS = 60.0
 BATCHES_AHEAD = 2
-CHOSEN_BY_LINES = 200
 
 
 @dataclass(slots=True)
@@ -44,6 +43,11 @@ class Imported:
         """How many lines there were, blank ones left out."""
         return self.visits + self.rejected + self.ignored + self.old
 
+    def add(self, other: Imported) -> None:
+        """Add what became of other lines."""
+        for part in fields(self):
+            setattr(self, part.name, getattr(self, part.name) + getattr(other, part.name))
+
 
 @dataclass(frozen=True, slots=True)
 class Mark:
@@ -54,27 +58,25 @@ class Mark:
     proof: str | None = None
 
 
-def resume(
-    open_log: Callable[[], LogFile], known: Callable[[list[str]], Positions]
-) -> tuple[LogFile, Mark]:
-    """Open a log behind what was imported of it, whatever its name was then.
+def resume(log: LogFile, known: Callable[[list[str]], Positions]) -> Mark | None:
+    """Go behind what was imported of a log, whatever its name was then; ``None`` for a stream.
 
     Logs may begin with the same line, so the one that was imported is told by all of its content.
     """
-    log = open_log()
+    if log.is_stream:
+        return None
     first = log.first_line()
-    log.close()
     ids = [f"log-{_digest(first)}-{number}" for number in range(SAME_BEGINNING)]
     positions = known(ids)
     for id, position in sorted(positions.items(), key=lambda pair: -pair[1]):
-        log = open_log()
+        log.rewind()
         if log.skip(position) and known([log.proof]).get(log.proof) == position:
-            return log, Mark(id, position, log.proof)
-        log.close()
+            return Mark(id, position, log.proof)
     free = next((id for id in ids if id not in positions), None)
     if free is None:
         raise StorageError(f"{SAME_BEGINNING} other logs begin as {log.name} does: is it a log?")
-    return open_log(), Mark(free)
+    log.rewind()
+    return Mark(free)
 
 
 def _digest(data: bytes) -> str:
@@ -103,43 +105,52 @@ class Importer:
         self._failed = False
 
     def run(
-        self, log: LogFile, mark: Mark | None, choose: Callable[[list[bytes]], Packer]
-    ) -> Imported:
+        self,
+        log: LogFile,
+        mark: Mark | None,
+        choose: Callable[[list[bytes]], Packer],
+        imported: Imported,
+    ) -> None:
         """Import what ``log`` has from where it is; without a mark, it is not known again.
 
-        ``choose`` says by the first of its lines what makes visits of them.
+        ``choose`` says by the log's first lines what makes visits of them. To ``imported`` is added
+        what is stored, so that it is exact, whatever interrupts this.
         """
-        imported = Imported(skipped=log.lines)
         packer: Packer | None = None
         with ThreadPoolExecutor(1) as pool:
             stored: deque[Future[None]] = deque()
             for block in log.blocks():
-                packer = packer or choose(block.lines[:CHOSEN_BY_LINES])
-                batch = Batch(packed=self._pack(log, block, packer, imported))
-                stored.append(pool.submit(self._store, batch, block, mark))
+                if packer is None and log.first_lines:
+                    packer = choose(log.first_lines)
+                batch, fate = Batch(), Imported()
+                if packer is not None:
+                    batch.packed = self._pack(log, block, packer, fate)
+                stored.append(pool.submit(self._store, batch, block, mark, fate, imported))
                 mark = mark and Mark(mark.id, block.position, block.proof)
                 if len(stored) >= BATCHES_AHEAD:
                     stored.popleft().result()
                 self._on_progress(log, imported)
             for future in stored:
                 future.result()
-        return imported
 
-    def _pack(self, log: LogFile, block: Block, packer: Packer, imported: Imported) -> Packed:
+    def _pack(self, log: LogFile, block: Block, packer: Packer, fate: Imported) -> Packed:
         pack, add = Pack(self._kept_from), packer.add
         for number, line in enumerate(block.lines, block.first_line):
             try:
+                if len(line) > LONGEST_LINE:
+                    raise BadLineError(f"it is longer than {LONGEST_LINE:,} bytes")
                 if not add(line, pack):
-                    imported.ignored += 1
+                    fate.ignored += 1
             except BadLineError as error:
                 if line.strip():
-                    imported.rejected += 1
+                    fate.rejected += 1
                     self._on_reject(log, number, str(error))
-        imported.visits += len(pack)
-        imported.old += pack.old
+        fate.visits, fate.old = len(pack), pack.old
         return pack.packed()
 
-    def _store(self, batch: Batch, block: Block, mark: Mark | None) -> None:
+    def _store(
+        self, batch: Batch, block: Block, mark: Mark | None, fate: Imported, imported: Imported
+    ) -> None:
         """Store a batch, and that the log is stored to there."""
 
         def read(positions: Positions) -> Batch:
@@ -157,6 +168,7 @@ class Importer:
         with self._locked():
             ids = [mark.id] if mark else []
             self._backend.storage.ingest(ids, read, durable=False)
+            imported.add(fate)
             while self._backend.storage.count():
                 pass
             self._backend.storage.tidy()

@@ -13,7 +13,7 @@ from urllib.parse import unquote_to_bytes
 from .endpoints import UNMATCHED
 from .logs import BadLineError, LogFormat
 from .period import DAY, LAST_TIMESTAMP
-from .storage import Packed
+from .storage import SECRET_BYTES, Packed
 from .visit import FIELDS, Fragments, Memo
 
 LONGEST = 1 << 14  # of a line of NDJSON; ours have at most some 12,000 characters
@@ -199,7 +199,16 @@ def _fits(name: str, value: object) -> bool:
     return isinstance(value, str) and "\0" not in value and not _SURROGATE(value)
 
 
-def day_keys() -> Callable[[int], bytes]:
-    """Return keys of ``user_hash`` for days whose secrets are gone: at random, for this import."""
+def day_keys(own: Callable[[int], bytes], today: Callable[[], int]) -> Callable[[int], bytes]:
+    """Return the keys of ``user_hash`` for days: today's ``own``, which applications have, too.
+
+    Those of other days are gone: for each a random one stands, for this import.
+    """
     keys: dict[int, bytes] = {}
-    return lambda day: keys.setdefault(day, secrets.token_bytes(32))
+
+    def key(day: int) -> bytes:
+        if day == today():
+            return own(day)
+        return keys.setdefault(day, secrets.token_bytes(SECRET_BYTES))
+
+    return key

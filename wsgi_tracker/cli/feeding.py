@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Sequence
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import asdict
 from functools import partial
-from typing import Any
+from typing import Any, TextIO, TypeAlias
 
 import click
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -31,10 +32,12 @@ from ..visit import Fragments
 from ..visitors import ADDRESSES, Visitors
 from . import tables
 from .options import Command, database_option, json_option
+from .signals import sigterm_interrupts
 from .source import open_backend
 
 REJECTS_SHOWN = 10
 NDJSON = "ndjson"
+Choose: TypeAlias = Callable[[str, list[bytes]], Packer]
 SECRET_VARIABLE = "WSGI_TRACKER_SECRET"  # noqa: S105 - its name
 
 
@@ -99,7 +102,10 @@ def rule_options(command: Command) -> Command:
 )
 @click.option("-f", "--follow", is_flag=True, help="Go on as the log grows, and is rotated.")
 @click.option(
-    "--rejects", type=click.Path(dir_okay=False), metavar="FILE", help="Write rejected lines here."
+    "--rejects",
+    type=click.Path(dir_okay=False),
+    metavar="FILE",
+    help="Write here which lines were rejected, and why.",
 )
 @rule_options
 @database_option
@@ -117,8 +123,8 @@ def import_logs(
     """Import access logs of nginx, Apache, Caddy or gunicorn, or what `export` wrote.
 
     LOG is plain, or compressed with gzip, bzip2 or zstd; - is standard input. What was imported of a
-    log before is passed over, whatever the file is called now; only standard input is not known
-    again. Lines that are no visits are told and left out. The database is made if there is none.
+    log before is passed over, whatever the file is called now; only a pipe is not known again, nor
+    standard input. Lines that are no visits are told and left out. The database is made if there is none.
 
     \b
       wsgi-tracker import /var/log/nginx/access.log*
@@ -132,35 +138,39 @@ def import_logs(
     with (
         open_backend(path, max_endpoints=max_endpoints) as backend,
         Telling(rejects) as telling,
+        sigterm_interrupts(),
     ):
         make = _maker(backend, **rules)
         packer = StoredVisits() if named == NDJSON else make(known) if known else None
-        choose = partial(_choose, packer, make)
+        choose: Choose = partial(_choose, packer, make)
+        if follow:
+            choose = _once(choose)  # what a log is rotated to goes on as it did
         importer = Importer(backend, _kept_from(backend), telling.reject, telling.progress)
-        with suppress(KeyboardInterrupt):
-            for name in logs:
-                telling.add(name, _imported(importer, backend, name, choose))
+        is_done = follow
+        try:
             while follow:
-                telling.add(logs[0], _imported(importer, backend, logs[0], choose, follow_log))
+                _import_one(importer, backend, follow_log(logs[0]), choose, telling)
+            for name in logs:
+                _import_one(importer, backend, open_log(name), choose, telling)
             importer.finish()
+            is_done = True
+        except KeyboardInterrupt:
+            telling.say("stopped" if follow else "stopped: the next import does the rest")
     telling.sum_up(as_json)
-    sys.exit(0 if telling.is_well else 1)
+    sys.exit(0 if is_done and telling.is_well else 1)
 
 
-def _imported(
+def _import_one(
     importer: Importer,
     backend: Backend,
-    name: str,
-    choose: Callable[[str, list[bytes]], Packer],
-    open_named: Callable[[str], LogFile] = open_log,
-) -> Imported:
+    log: LogFile,
+    choose: Choose,
+    telling: Telling,
+) -> None:
     """Import one log from where it was left."""
-    if name == STDIN:
-        log, mark = open_log(name), None
-    else:
-        log, mark = resume(partial(open_named, name), backend.storage.positions)
     with closing(log):
-        return importer.run(log, mark, partial(choose, log.name))
+        mark = resume(log, backend.storage.positions)
+        importer.run(log, mark, partial(choose, log.name), telling.begin(log))
 
 
 def _choose(
@@ -172,15 +182,27 @@ def _choose(
     """Return what makes visits of a log's lines: what was named, else what fits the first ones."""
     if known is not None:
         return known
-    if all(line.startswith(b'{"timestamp":') for line in lines):
+    if 2 * sum(line.startswith(b'{"timestamp":') for line in lines) >= len(lines):
         return StoredVisits()
     format = detect([line.decode("latin-1") for line in lines])
     if format is None:
         raise ConfigurationError(
-            f"{name} has the format of none of {', '.join(FORMATS)}: give the one that the server "
-            f"writes as --format"
+            f"{name} has the format of none of {', '.join(FORMATS)}, {NDJSON}: give the one that "
+            f"the server writes as --format"
         )
     return make(format)
+
+
+def _once(choose: Choose) -> Choose:
+    """Return what chooses for the first log, and the same for all others."""
+    chosen: list[Packer] = []
+
+    def choose_once(name: str, lines: list[bytes]) -> Packer:
+        if not chosen:
+            chosen.append(choose(name, lines))
+        return chosen[0]
+
+    return choose_once
 
 
 def _maker(
@@ -199,9 +221,11 @@ def _maker(
     storage = backend.storage
     identity = Identity(storage.declare({"identity": PERMANENT})["identity"], secret)
     agree(storage, identity.settings)
-    is_random = identity.is_daily and secret is None
+    key = backend.key_finder(identity)
+    if identity.is_daily and secret is None:
+        key = day_keys(key, lambda: time.time_ns() // 1000 // DAY)
     visitors = Visitors(
-        day_keys() if is_random else backend.key_finder(identity),
+        key,
         TrustedProxies(trusted_proxy),
         ip_addresses=ip_addresses,
     )
@@ -225,14 +249,13 @@ class Telling:
     """Tell how an import goes, on standard error, and what became of it."""
 
     def __init__(self, rejects: str | None) -> None:
-        self._total = Imported()
-        self._log: LogFile | None = None
+        self._logs: list[Imported] = []
         self._began = 0.0
         self._told = 0
-        self._file = None if rejects is None else open(rejects, "a", encoding="utf-8")  # noqa: SIM115
+        self._file = None if rejects is None else _open_rejects(rejects)
         console = tables.console(stderr=True)
         self._bar = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             TextColumn("{task.fields[figures]}"),
             TimeRemainingColumn(),
@@ -252,44 +275,53 @@ class Telling:
             self._file.close()
 
     @property
+    def _total(self) -> Imported:
+        total = Imported()
+        for imported in self._logs:
+            total.add(imported)
+        return total
+
+    @property
     def is_well(self) -> bool:
         """Whether any line was understood, if there were some."""
-        return self._total.rejected == 0 or self._total.rejected < self._total.lines
+        total = self._total
+        return total.rejected == 0 or total.rejected < total.lines
+
+    def begin(self, log: LogFile) -> Imported:
+        """Tell of a log that is about to be imported; return what counts its lines."""
+        self._began = time.monotonic()
+        imported = Imported(skipped=log.lines)
+        self._logs.append(imported)
+        if log.lines:
+            self.say(f"{log.name}: {log.lines:,} lines were imported before")
+        return imported
+
+    def say(self, text: str) -> None:
+        """Show a line, whatever it holds."""
+        self._bar.console.out(tables.printable(text), highlight=False)
 
     def reject(self, log: LogFile, number: int, reason: str) -> None:
         """Tell of a line that is no visit; of many, only the first ones unless to a file."""
-        text = tables.printable(f"{log.name}, line {number}: {reason}")
+        text = f"{log.name}, line {number}: {reason}"
         self._told += 1
         if self._file is not None:
-            print(text, file=self._file)
+            print(tables.printable(text), file=self._file)
         elif self._told <= REJECTS_SHOWN:
-            self._bar.console.out(text, highlight=False)
+            self.say(text)
         elif self._told == REJECTS_SHOWN + 1:
-            self._bar.console.out("more are only counted; --rejects FILE writes them all")
+            self.say("more are only counted; --rejects FILE writes them all")
 
     def progress(self, log: LogFile, imported: Imported) -> None:
         """Show how far a log was read, and how fast."""
-        if log is not self._log:
-            self._log, self._began = log, time.monotonic()
         rate = imported.lines / max(time.monotonic() - self._began, 0.001)
+        share = log.share
         self._bar.update(
             self._task,
-            description=log.name,
-            completed=log.share,
-            total=None if log.share is None else 1.0,
+            description=tables.printable(log.name),
+            completed=share,
+            total=None if share is None else 1.0,
             figures=f"{imported.lines:,} lines, {rate:,.0f} a second",
         )
-
-    def add(self, name: str, imported: Imported) -> None:
-        """Add what became of one log."""
-        total = self._total
-        for part, count in asdict(imported).items():
-            setattr(total, part, getattr(total, part) + count)
-        if imported.skipped:
-            what = "all" if not imported.lines else "and the rest was added"
-            self._bar.console.out(
-                f"{tables.printable(name)}: {imported.skipped:,} lines were imported before, {what}"
-            )
 
     def sum_up(self, as_json: bool) -> None:
         """Tell what became of all lines."""
@@ -306,3 +338,11 @@ class Telling:
         told = [f"{total['visits']:,} visits imported"]
         told += [f"{total[part]:,} {text}" for part, text in parts.items() if total[part]]
         click.echo(", ".join(told))
+
+
+def _open_rejects(name: str) -> TextIO:
+    """Open a file for what strangers sent, which only its owner can read."""
+    try:
+        return open(name, "a", encoding="utf-8", opener=partial(os.open, mode=0o600))
+    except OSError as error:
+        raise ConfigurationError(f"{name} cannot be written: {error.strerror}") from error
