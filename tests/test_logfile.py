@@ -5,10 +5,11 @@ from __future__ import annotations
 import bz2
 import gzip
 import hashlib
+import importlib
 import os
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import closing, suppress
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -27,12 +28,13 @@ def lines_of(log: LogFile) -> list[bytes]:
 
 
 def zstd(content: bytes) -> bytes:
-    with suppress(ImportError):
-        from compression import zstd  # type: ignore[import-not-found]
-
-        return bytes(zstd.compress(content))
-    module = pytest.importorskip("zstandard")
-    return bytes(module.ZstdCompressor().compress(content))
+    """Compress as the program of this name does, with a checksum."""
+    try:
+        module = importlib.import_module("compression.zstd")
+    except ImportError:
+        module = pytest.importorskip("backports.zstd")
+    options = {module.CompressionParameter.checksum_flag: 1}
+    return bytes(module.compress(content, options=options))
 
 
 PACKED = [

@@ -226,7 +226,7 @@ class _Growing(io.FileIO):
 
 _GZIP, _BZIP2, _ZSTD = b"\x1f\x8b", b"BZh", b"\x28\xb5\x2f\xfd"
 _UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
-_ZSTD_MODULES = ("compression.zstd", "zstandard")  # the first one from Python 3.14 on
+_ZSTD_MODULES = ("compression.zstd", "backports.zstd")  # the first one from Python 3.14 on
 
 
 def _decompressed(name: str, raw: io.BufferedReader) -> IO[bytes]:
@@ -245,15 +245,11 @@ def _decompressed(name: str, raw: io.BufferedReader) -> IO[bytes]:
 
 
 def _zstd(raw: io.BufferedReader) -> IO[bytes]:
-    with suppress(ImportError):
-        content: IO[bytes] = importlib.import_module(_ZSTD_MODULES[0]).open(raw)
-        return content
-    try:
-        zstandard = importlib.import_module(_ZSTD_MODULES[1])
-    except ImportError as error:
-        raise ConfigurationError("zstd is read with: pip install zstandard") from error
-    content = zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True)
-    return content
+    for name in _ZSTD_MODULES:
+        with suppress(ImportError):
+            content: IO[bytes] = importlib.import_module(name).open(raw)
+            return content
+    raise ConfigurationError("zstd is read with: pip install backports.zstd")
 
 
 def _read_errors() -> tuple[type[Exception], ...]:
