@@ -801,6 +801,16 @@ def test_standard_input_is_a_log_that_is_not_known_again(
     assert hits(database) == 200
 
 
+def test_file_on_standard_input_is_not_known_again_either(database: Path, log: Path) -> None:
+    log.write_text(many_lines(100))
+    found = []
+    for _ in range(2):
+        with log.open() as file:
+            found.append(ended(started("import", "-d", database, "-", stdin=file)))
+
+    assert found == [(0, "100 visits imported\n", "")] * 2
+
+
 def test_pipe_is_a_log_that_is_not_known_again(database: Path, log: Path) -> None:
     os.mkfifo(log)
     process = started("import", "-d", database, log)

@@ -161,7 +161,10 @@ def test_line_that_is_too_long_is_one_line_of_which_little_is_kept(
     assert blocks[-1].proof == f"log-content-{digest}"
 
 
-def test_long_first_line_is_the_same_however_much_of_it_is_there(path: Path) -> None:
+def test_long_first_line_is_the_same_however_much_of_it_is_there(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logfile, "FIRST_BYTES", 5000)
     found = []
     for size in (LONGEST_LINE, LONGEST_LINE + 1, 3 * LONGEST_LINE):
         path.write_bytes(b"x" * size)
@@ -180,11 +183,12 @@ def test_truncated_file_says_so(pack: Callable[[bytes], bytes], path: Path) -> N
 
 
 @pytest.mark.parametrize("pack", PACKED)
-def test_damaged_file_says_so(pack: Callable[[bytes], bytes], path: Path) -> None:
+@pytest.mark.parametrize("begin", [12, 5000])
+def test_damaged_file_says_so(pack: Callable[[bytes], bytes], begin: int, path: Path) -> None:
     """Damage within a gzip was a zlib.error, with its traceback."""
     text = b"".join(b"%d is one of the lines\n" % number for number in range(50_000))
     packed = bytearray(pack(text))
-    packed[len(packed) // 2 : len(packed) // 2 + 500] = b"\xff" * 500
+    packed[begin : begin + 500] = b"\xff" * 500
     path.write_bytes(packed)
 
     with closing(open_log(str(path))) as log, pytest.raises(ConfigurationError, match="end: "):
