@@ -17,7 +17,7 @@ from commands import command
 
 from wsgi_tracker import open_storage
 
-PATIENCE_SECONDS = 60
+PATIENCE_SECONDS = 120  # for imports of large logs, on machines that do other things, too
 START = 1_755_079_200_000_000  # 2025-08-13T10:00:00Z
 UNITS = "visits rejected ignored old skipped".split()
 
