@@ -24,6 +24,8 @@ _ADVICE = {
 
 def agree(storage: Storage, given: Mapping[str, str]) -> None:
     """Let storage know, where nobody has yet; refuse what differs from what it knows."""
+    if not given:
+        return
     try:
         known = storage.declare(given)
     except StorageError as error:

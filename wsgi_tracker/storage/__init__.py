@@ -286,6 +286,9 @@ class Storage(Protocol):
     def declare(self, settings: Mapping[str, str]) -> Mapping[str, str]:
         """Keep each of these settings that has no value yet; return the values that hold."""
 
+    def declared(self, names: Sequence[str]) -> Mapping[str, str]:
+        """Return the values of those of these settings that have one."""
+
     def configure(self, settings: Mapping[str, str | None]) -> None:
         """Change these settings, for every application that comes after; ``None`` forgets one."""
 

@@ -203,6 +203,11 @@ class SQLiteStorage:
                 known = keep_settings(connection, settings)
         return known
 
+    def declared(self, names: Sequence[str]) -> Mapping[str, str]:
+        """See :meth:`wsgi_tracker.storage.Storage.declared`."""
+        with self._file.read() as connection:
+            return read_settings(connection, names)
+
     def configure(self, settings: Mapping[str, str | None]) -> None:
         """See :meth:`wsgi_tracker.storage.Storage.configure`."""
         with self._file.write() as connection:
