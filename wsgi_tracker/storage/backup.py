@@ -7,7 +7,7 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
-from ..errors import ConfigurationError
+from ..errors import ConfigurationError, StorageError
 
 
 def copy_database(connection: sqlite3.Connection, file: Path) -> None:
@@ -25,6 +25,8 @@ def copy_database(connection: sqlite3.Connection, file: Path) -> None:
     try:
         with closing(sqlite3.connect(file)) as copy:
             connection.backup(copy)
-    except BaseException:
+    except BaseException as error:
         file.unlink(missing_ok=True)
+        if isinstance(error, sqlite3.Error):  # of the copy's disk, rather than the database's
+            raise StorageError(f"a backup cannot be written to {file}: {error}") from error
         raise
