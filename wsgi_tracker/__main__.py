@@ -10,7 +10,7 @@ def main() -> None:
     try:
         from .cli import main as command_line
     except ModuleNotFoundError as error:
-        if error.name not in ("click", "rich"):
+        if str(error.name).partition(".")[0] not in ("click", "rich"):
             raise
         sys.exit("the command line needs click and rich: pip install 'wsgi-tracker[cli]'")
     command_line(prog_name="wsgi-tracker")

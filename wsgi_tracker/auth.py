@@ -87,9 +87,14 @@ def is_test_call(environ: WSGIEnvironment) -> bool:
 
 def is_local_development(environ: WSGIEnvironment) -> bool:
     """Return whether a development server was asked from, and as, this machine."""
+    is_development = environ.get("SERVER_SOFTWARE", "").startswith(_DEVELOPMENT_SERVERS)
+    return is_development and is_local(environ)
+
+
+def is_local(environ: WSGIEnvironment) -> bool:
+    """Return whether this machine was asked by itself, under a name of its own."""
     return (
-        environ.get("SERVER_SOFTWARE", "").startswith(_DEVELOPMENT_SERVERS)
-        and _is_loopback(environ.get("REMOTE_ADDR", ""))
+        _is_loopback(environ.get("REMOTE_ADDR", ""))
         and _is_local_host(environ.get("HTTP_HOST", ""))
         # A proxy on this machine asks from loopback on behalf of the world.
         and not any(name.startswith(("HTTP_FORWARDED", "HTTP_X_FORWARDED")) for name in environ)
@@ -109,9 +114,14 @@ def _is_local_host(host: str) -> bool:
     return name.lower() == "localhost" or _is_loopback(name)
 
 
+def split_tokens(text: str) -> list[str]:
+    """Return the tokens of the environment's variable, which have commas or spaces between."""
+    return text.replace(",", " ").split()
+
+
 def _tokens(token: str | Iterable[str] | None) -> list[str]:
     if token is None:
-        tokens = os.environ.get(TOKEN_VARIABLE, "").replace(",", " ").split()
+        tokens = split_tokens(os.environ.get(TOKEN_VARIABLE, ""))
     else:
         if not isinstance(token, Iterable):
             raise ConfigurationError("token is text, or several of them")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import logging
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -9,13 +11,18 @@ from typing import Any
 import click
 
 from .. import __version__
-from ..errors import TrackerError
+from ..errors import QueryError, TrackerError, logger
 from .care import backup, check, configure, forget, info, purge, rebuild, reclassify, token
 from .demo import demo
 from .exporting import export
 from .feeding import import_logs
 from .reports import breakdown, stats, summary, trends, user, visits
 from .serving import ingest, serve
+
+SHORT_HELP = 100  # more than any has: a sentence that is cut teaches nothing
+# Commands say what is wrong by themselves, and serve and ingest log; Python's own handler of last
+# resort would say it twice.
+_SILENT = logging.NullHandler()
 
 SECTIONS: dict[str, Sequence[click.Command]] = {
     "See it": (demo, stats, summary, trends, visits, breakdown, user, serve),
@@ -44,13 +51,19 @@ class _Sections(click.Group):
         for section, commands in SECTIONS.items():
             with formatter.section(section):
                 formatter.write_dl(
-                    [(str(each.name), each.get_short_help_str(72)) for each in commands]
+                    [(str(each.name), each.get_short_help_str(SHORT_HELP)) for each in commands]
                 )
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
+        except QueryError as error:
+            raise click.UsageError(str(error)) from error
         except TrackerError as error:
+            raise click.ClickException(str(error)) from error
+        except OSError as error:
+            if error.errno == errno.EPIPE:  # who read has read enough
+                raise
             raise click.ClickException(str(error)) from error
 
 
@@ -65,7 +78,12 @@ def main() -> None:
     A database is visits.db of the current folder, $WSGI_TRACKER_DATABASE, or what --database says.
     Run commands as the user whose processes write it. Exit codes: 0 done, 1 failed, 2 not
     understood.
+
+    \b
+    Have the shell complete commands and options, in bash, or so in zsh and fish:
+      eval "$(_WSGI_TRACKER_COMPLETE=bash_source wsgi-tracker)"
     """
+    logger.addHandler(_SILENT)
     if hasattr(sys.stdout, "reconfigure"):  # a terminal that cannot show a character is no fault
         sys.stdout.reconfigure(errors="replace")
 

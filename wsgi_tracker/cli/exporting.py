@@ -12,7 +12,7 @@ from typing import IO
 
 import click
 
-from ..errors import ConfigurationError
+from ..errors import ConfigurationError, TrackerError
 from ..query import EXPORT
 from ..visit import FIELDS
 from .options import parameter_options, source_options
@@ -64,7 +64,11 @@ def _written(output: str | None) -> Iterator[IO[bytes]]:
     """Write to standard output, or to a file beside ``output`` that gets its name at the end."""
     if output is None:
         yield sys.stdout.buffer
+        sys.stdout.buffer.flush()
         return
+    exists = f"{output} exists already: nothing is overwritten"
+    if os.path.lexists(output):
+        raise ConfigurationError(exists)
     part = f"{output}.part"
     try:
         fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -76,7 +80,9 @@ def _written(output: str | None) -> Iterator[IO[bytes]]:
         try:
             os.link(part, output)
         except FileExistsError as error:
-            raise ConfigurationError(f"{output} exists already: nothing is overwritten") from error
+            raise ConfigurationError(exists) from error
+    except OSError as error:  # a disk that is full, or knows no links
+        raise TrackerError(f"{output} cannot be written: {error.strerror or error}") from error
     finally:
         os.unlink(part)
 

@@ -11,7 +11,7 @@ from click.shell_completion import CompletionItem
 
 from ..auth import TOKEN_VARIABLE
 from ..errors import QueryError
-from ..parameters import NEEDED, Parameter
+from ..parameters import NEEDED, Choices, Cursor, Parameter, Words
 
 DATABASE_VARIABLE = "WSGI_TRACKER_DATABASE"
 LONGEST_METAVAR = 40
@@ -30,7 +30,10 @@ database_option = click.option(
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="JSON, for programs.")
 _url_option = click.option(
-    "--url", metavar="URL", help="Ask this application, as https://shop.example.com, instead."
+    "--url",
+    metavar="URL",
+    help="Ask this application instead, as https://shop.example.com; where its reports are "
+    "elsewhere than at /api/tracking, as https://example.com/shop/api/tracking.",
 )
 _token_option = click.option(
     "--token", envvar=TOKEN_VARIABLE, show_envvar=True, help="The token that URL asks for."
@@ -57,12 +60,15 @@ def _checked_by(parameter: Parameter) -> Callable[[click.Context, click.Paramete
 
 
 def _completed_by(words: Sequence[str]) -> Callable[..., list[CompletionItem]]:
-    """Return a function that says which of these words may be meant."""
+    """Return a function that says which of these words may be meant, also behind a comma."""
 
     def complete(
         context: click.Context, option: click.Parameter, incomplete: str
     ) -> list[CompletionItem]:
-        return [CompletionItem(word) for word in words if word.startswith(incomplete)]
+        before, comma, begun = incomplete.rpartition(",")
+        return [
+            CompletionItem(f"{before}{comma}{word}") for word in words if word.startswith(begun)
+        ]
 
     return complete
 
@@ -95,9 +101,11 @@ def _option(parameter: Parameter) -> Callable[[Command], Command]:
     words = schema.get("enum", ())
     listed = "|".join(words)
     is_short = 0 < len(listed) <= LONGEST_METAVAR
-    description = parameter.description
+    description = _described(parameter)
     if words and not is_short:
         description += f" One of {', '.join(words)}."
+    if isinstance(parameter, Choices):
+        words = parameter.choices
     if parameter.default not in (None, NEEDED, frozenset()):
         description += f"  [default: {parameter.default}]"
     return click.option(
@@ -109,3 +117,16 @@ def _option(parameter: Parameter) -> Callable[[Command], Command]:
         callback=_checked_by(parameter),
         shell_complete=_completed_by(words),
     )
+
+
+def _described(parameter: Parameter) -> str:
+    """Return what a parameter does, and what it may be where its metavar cannot say it."""
+    if isinstance(parameter, Cursor):
+        return "Where a page goes on: what the page before says on standard error."
+    if isinstance(parameter, Choices) and not all(
+        f"{word}:" in parameter.description for word in parameter.choices
+    ):
+        return f"{parameter.description} Any of {', '.join(parameter.choices)}."
+    if isinstance(parameter, Words):
+        return f"{parameter.description} {parameter.meaning[0].upper()}{parameter.meaning[1:]}."
+    return parameter.description

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import json
 import shlex
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from datetime import datetime, timedelta
 from typing import Any
 
 import click
 
 from ..parameters import Parameter
-from ..period import SECOND, iso_timestamp
 from ..query import BREAKDOWN, STATS, SUMMARY, TRENDS, USER, VISITS
 from . import tables
 from .options import Command, json_option, parameter_options, source_options
 from .source import Pairs, Reply, Source, lines_of, open_source
+from .tables import printable
 
 FOLLOW_SECONDS = 1.0
-FOLLOW_FROM = 60 * SECOND
+FOLLOW_FROM = timedelta(minutes=1)
 
 
 def _show(reply: Reply, as_json: bool, show: Callable[[Any], None]) -> None:
@@ -28,7 +29,7 @@ def _show(reply: Reply, as_json: bool, show: Callable[[Any], None]) -> None:
     else:
         show(reply.body)
     if reply.cursor is not None:
-        click.echo(f"There is more: --cursor {shlex.quote(reply.cursor)}", err=True)
+        click.echo(f"There is more: --cursor {shlex.quote(printable(reply.cursor))}", err=True)
 
 
 def _report(
@@ -126,9 +127,9 @@ def visits(
         if not follow:
             _show(source.ask("visits", pairs), as_json, tables.visits)
             return
-        for line in followed(source, pairs):
-            click.echo(line if as_json else tables.line(json.loads(line)))
-            sys.stdout.flush()
+        with suppress(KeyboardInterrupt):  # there is no other end
+            for line in followed(source, pairs):
+                click.echo(line if as_json else tables.line(json.loads(line)))
 
 
 def followed(
@@ -141,7 +142,9 @@ def followed(
     known = dict(pairs)
     if extra := known.keys() & {"period", "start", "end", "limit", "cursor", "include"}:
         raise click.UsageError(f"--follow goes on from now: leave out --{min(extra)}")
-    known["start"] = iso_timestamp(time.time_ns() // 1000 - FOLLOW_FROM)
+    # By the clock of who answers: another host's may be minutes ahead.
+    now = datetime.fromisoformat(source.ask("live", []).body["now"].replace("Z", "+00:00"))
+    known["start"] = f"{(now - FOLLOW_FROM).replace(tzinfo=None).isoformat()}Z"
     known["order"] = "arrival"
     while True:
         last = ""

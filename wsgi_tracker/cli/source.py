@@ -12,15 +12,21 @@ from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeAlias
 from urllib.error import HTTPError, URLError
-from urllib.parse import parse_qs, quote, urlencode, urlsplit
+from urllib.parse import SplitResult, parse_qs, quote, urlencode, urlsplit
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 
+import click
+
+from ..auth import Auth, split_tokens
 from ..backend import Backend
-from ..errors import ConfigurationError, TrackerError
-from ..identity import DAILY, PERMANENT
+from ..errors import ConfigurationError, QueryError, StorageError, TrackerError
+from ..export import TYPES
+from ..identity import DAILY
 from ..insights import USER_REPORT
 from ..query import EXPORT, parse_query
+from ..schemas import OF_BREAKDOWN, OF_LIVE, OF_STATS, OF_SUMMARY, OF_TRENDS, OF_USER, OF_VISITS
 from ..storage import database_path
+from .tables import printable
 
 PREFIX = "/api/tracking"
 TIMEOUT_SECONDS = 60.0
@@ -28,6 +34,15 @@ BLOCK_BYTES = 1 << 16
 # Who waits at a terminal can end it, and nobody else waits for it.
 QUERY_TIMEOUT_SECONDS = 3600.0
 BUSY_SECONDS = 30.0  # an application that counts visits anew writes every second
+SCHEMAS = {
+    "stats": OF_STATS,
+    "summary": OF_SUMMARY,
+    "trends": OF_TRENDS,
+    "visits": OF_VISITS,
+    "breakdown": OF_BREAKDOWN,
+    "users": OF_USER,
+    "live": OF_LIVE,
+}
 
 Pairs: TypeAlias = Sequence[tuple[str, str]]
 
@@ -49,24 +64,39 @@ class Source(Protocol):
         """Yield an export in blocks."""
 
 
+class _Queued:
+    """Say, once, that answers lack what could not be ingested."""
+
+    def __init__(self) -> None:
+        self._is_told = False
+
+    def tell(self, size_bytes: int) -> None:
+        if size_bytes and not self._is_told:
+            self._is_told = True
+            click.echo(f"{size_bytes:,} bytes of visits wait in the spool: not in this", err=True)
+
+
 class DatabaseSource:
     """Ask a database of this host, and what waits in its spool."""
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
+        self._queued = _Queued()
         self._reports = backend.reports(basis_of(backend))
 
     def ask(self, report: str, pairs: Pairs) -> Reply:
         """See :meth:`Source.ask`."""
-        name, _, of = report.partition("/")
-        asked = USER_REPORT if of else self._reports[name]
+        name, of_one, of = report.partition("/")
+        asked = USER_REPORT if of_one else self._reports[name]
         question = parse_query(urlencode(pairs), asked.parameters)
-        answer, _ = self._backend.answers.ask(asked, question, of)
+        answer, queue = self._backend.answers.ask(asked, question, of)
+        self._queued.tell(queue.size_bytes)
         return Reply(answer.body, answer.cursor)
 
     def export(self, pairs: Pairs) -> Iterator[bytes]:
         """See :meth:`Source.export`."""
-        export, _ = self._backend.answers.export(parse_query(urlencode(pairs), EXPORT))
+        export, queue = self._backend.answers.export(parse_query(urlencode(pairs), EXPORT))
+        self._queued.tell(queue.size_bytes)
         return export.blocks()
 
 
@@ -81,16 +111,12 @@ class UrlSource:
     """Ask the API of an application, where ``url`` says, as ``https://shop.example.com``."""
 
     def __init__(self, url: str, token: str | None) -> None:
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.query:
-            raise ConfigurationError(
-                f"url is an application's, as https://shop.example.com, or where its reports are, "
-                f"as https://shop.example.com{PREFIX}; given {url!r}"
-            )
-        path = parts.path.rstrip("/")
+        parts = _parts(url)
+        path = quote(parts.path.rstrip("/"), safe="/%")
         self._base = f"{parts.scheme}://{parts.netloc}{path or PREFIX}"
-        self._headers = {"Authorization": f"Bearer {token}"} if token else {}
+        self._headers = _authorization(token)
         self._open = build_opener(_NoRedirects).open
+        self._queued = _Queued()
 
     def ask(self, report: str, pairs: Pairs) -> Reply:
         """See :meth:`Source.ask`."""
@@ -98,12 +124,17 @@ class UrlSource:
             try:
                 body = json.load(response)
             except ValueError as error:
-                raise TrackerError(f"{self._base} answers no JSON: is it the API's?") from error
+                raise TrackerError(f"{self._base} answers no JSON: {_ADVICE}") from error
+            required = SCHEMAS[report.partition("/")[0]]["required"]
+            if not isinstance(body, dict) or not body.keys() >= set(required):
+                raise TrackerError(f"{self._base} answers no report: {_ADVICE}")
             return Reply(body, _cursor(response.headers.get("Link", "")))
 
     def export(self, pairs: Pairs) -> Iterator[bytes]:
         """See :meth:`Source.export`."""
         with self._get("export", pairs) as response:
+            if response.headers["Content-Type"] not in TYPES.values():
+                raise TrackerError(f"{self._base} answers no export: {_ADVICE}")
             while block := response.read1(BLOCK_BYTES):
                 yield block
 
@@ -113,23 +144,55 @@ class UrlSource:
         request = Request(url, headers=self._headers)  # noqa: S310 - http or https, as checked
         try:
             with self._open(request, timeout=TIMEOUT_SECONDS) as response:
+                self._queued.tell(int(response.headers.get("Wsgi-Tracker-Queued", 0)))
                 yield response
         except HTTPError as error:
             with error:
-                raise TrackerError(_explain(error, self._base)) from error
-        except (URLError, HTTPException, OSError) as error:
+                raise _explained(error, self._base) from error
+        except (URLError, HTTPException, OSError, UnicodeError) as error:
             reason = getattr(error, "reason", None) or error
             raise TrackerError(f"{self._base} does not answer: {reason}") from error
 
 
-def _explain(error: HTTPError, base: str) -> str:
+_ADVICE = "is it the API's address?"
+
+
+def _parts(url: str) -> SplitResult:
+    try:
+        parts = urlsplit(url)
+        is_right = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:  # brackets without an address, a port that is no number
+        is_right = False
+    if not is_right or parts.query or parts.fragment or not url.isprintable() or " " in url:
+        raise ConfigurationError(
+            f"url is an application's, as https://shop.example.com, or where its reports are, "
+            f"as https://shop.example.com{PREFIX}; given {url!r}"
+        )
+    return parts
+
+
+def _authorization(token: str | None) -> dict[str, str]:
+    """Return the header for a token, or the first of several, as the variable may hold them."""
+    if token is None:
+        return {}
+    tokens = split_tokens(token)
+    Auth(tokens)  # says what is wrong with one
+    return {"Authorization": f"Bearer {tokens[0]}"}
+
+
+def _explained(error: HTTPError, base: str) -> TrackerError:
     """Return what the API says is wrong; or, where it was not the API, what was answered."""
     if location := error.headers.get("Location"):
-        return f"{base} is elsewhere: {location}"
+        return TrackerError(f"{base} is elsewhere: {printable(location)}")
     try:
-        return f"{base}: {json.load(error)['error']['message']}"
+        told = json.load(error)["error"]
+        message = printable(told["message"])
+        if told["code"] == "bad_request":
+            return QueryError(message, told["parameter"])
     except (ValueError, KeyError, TypeError):
-        return f"{base} answers {error.code} {error.reason}: is it the API's address?"
+        reason = printable(error.reason)
+        return TrackerError(f"{base} answers {error.code} {reason}: {_ADVICE}")
+    return TrackerError(f"{base}: {message}")
 
 
 def _cursor(link: str) -> str | None:
@@ -149,8 +212,12 @@ def lines_of(blocks: Iterator[bytes]) -> Iterator[str]:
 
 def basis_of(backend: Backend) -> str | None:
     """Return what unique users are, if they are no people."""
-    identity = backend.storage.declare({"identity": PERMANENT})["identity"]
-    return DAILY if identity == DAILY else None
+    return DAILY if identity_of(backend) == DAILY else None
+
+
+def identity_of(backend: Backend) -> str | None:
+    """Return what applications have agreed on, if one has given it: a question must not."""
+    return backend.storage.declared(["identity"]).get("identity")
 
 
 def existing(database: str) -> Path:
@@ -158,18 +225,32 @@ def existing(database: str) -> Path:
     path = database_path(database)
     if not path.exists():
         raise ConfigurationError(f"there is no database {path}")
+    if path.is_file() and not path.stat().st_size:
+        raise ConfigurationError(f"{path} is empty: no application has used it yet")
     return path
 
 
 @contextmanager
-def open_backend(path: Path, **options: Any) -> Iterator[Backend]:
-    """Open a database for a command, whatever its applications have agreed on."""
+def open_backend(path: Path, *, is_patient: bool = False, **options: Any) -> Iterator[Backend]:
+    """Open a database for a command, whatever its applications have agreed on.
+
+    One that cannot be used just now raises :exc:`StorageError`, unless the command is patient.
+    """
     options = {"ingest": False, "busy_seconds": BUSY_SECONDS, **options}
     backend = Backend(path, settings={}, query_timeout_seconds=QUERY_TIMEOUT_SECONDS, **options)
     try:
+        if backend.storage.outage.known and not is_patient:
+            raise StorageError(backend.storage.outage.known.partition(": ")[2])
         yield backend
     finally:
         backend.close()
+
+
+def catch_up(backend: Backend, seconds: float) -> None:
+    """Have all that waits ingested, or raise :exc:`StorageError`."""
+    queue = backend.ingester.catch_up(seconds)
+    if queue.size_bytes:
+        raise StorageError(f"{queue.size_bytes:,} bytes of visits wait in the spool still")
 
 
 @contextmanager
