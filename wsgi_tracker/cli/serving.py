@@ -2,39 +2,49 @@
 
 from __future__ import annotations
 
+import logging
 import threading
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..auth import TOKEN_VARIABLE, Auth
+from ..auth import TOKEN_VARIABLE, Auth, is_local, split_tokens
 from ..backend import MAX_ENDPOINTS, Backend
-from ..errors import StorageError, TrackerError
+from ..errors import TrackerError, logger
 from ..storage import database_path
 from .options import database_option
 from .signals import sigterm_interrupts
-from .source import PREFIX, basis_of, existing, open_backend
+from .source import PREFIX, basis_of, catch_up, existing, open_backend
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 THREADS = 8
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
-def reports_alone(backend: Backend, auth: Auth) -> WSGIApplication:
-    """Return an application that has nothing but the reports."""
+def reports_alone(backend: Backend, token: str | None) -> WSGIApplication:
+    """Return an application that has nothing but the reports.
+
+    Without a token, for this machine under a name of its own: a page that a browser here shows may
+    have had its own name resolved to this machine (DNS rebinding).
+    """
+    auth = Auth(require_token=False) if token is None else Auth(split_tokens(token))
     api = backend.api(auth, basis_of(backend))
 
     def application(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         path = environ.get("PATH_INFO", "")
-        if path == PREFIX or path.startswith(f"{PREFIX}/"):
+        if token is None and not is_local(environ):
+            status, told = "403 Forbidden", "without a token, only localhost is answered"
+        elif path == PREFIX or path.startswith(f"{PREFIX}/"):
             return api(environ, start_response, path[len(PREFIX) + 1 :])
-        body = f"Reports are at {PREFIX}/\n".encode()
-        start_response(
-            "404 Not Found", [("Content-Type", "text/plain"), ("Content-Length", str(len(body)))]
-        )
+        else:
+            status, told = "404 Not Found", f"reports are at {PREFIX}/"
+        body = f"{told}\n".encode()
+        start_response(status, [("Content-Type", "text/plain"), ("Content-Length", str(len(body)))])
         return [body]
 
     return application
@@ -42,7 +52,13 @@ def reports_alone(backend: Backend, auth: Auth) -> WSGIApplication:
 
 @click.command()
 @click.option("--host", default="127.0.0.1", show_default=True, help="Where to listen.")
-@click.option("--port", default=8080, show_default=True, type=click.IntRange(0, 65535))
+@click.option(
+    "--port",
+    default=8080,
+    show_default=True,
+    type=click.IntRange(0, 65535),
+    help="On which port; 0 is any that is free.",
+)
 @click.option(
     "--token",
     envvar=TOKEN_VARIABLE,
@@ -53,21 +69,34 @@ def reports_alone(backend: Backend, auth: Auth) -> WSGIApplication:
 def serve(host: str, port: int, token: str | None, database: str) -> None:
     """Serve the reports of a database alone, on a port of their own.
 
-    For a database whose application has its reports elsewhere, or is gone.
+    For a database whose application has its reports elsewhere, or is gone. Ends with SIGTERM or
+    Ctrl-C.
+
+    \b
+      wsgi-tracker serve
+      wsgi-tracker serve --host 0.0.0.0 --port 8081 --token "$(cat token)"
     """
     try:
         from waitress import create_server
     except ImportError as error:
         raise TrackerError("serving needs waitress: pip install 'wsgi-tracker[cli]'") from error
-    if token is None and host not in ("127.0.0.1", "::1", "localhost"):
+    if token is None and host not in LOOPBACK:
         raise click.UsageError(f"others can reach {host}: give --token, or ${TOKEN_VARIABLE}")
-    auth = Auth(token) if token else Auth(require_token=False)
-    with open_backend(existing(database)) as backend, _stopping():
-        server = create_server(
-            reports_alone(backend, auth), host=host, port=port, threads=THREADS, ident=None
-        )
-        click.echo(f"Reports are at http://{_address(host)}:{server.effective_port}{PREFIX}/")
+    with _logging(), open_backend(existing(database)) as backend, _stopping():
         try:
+            server = create_server(
+                reports_alone(backend, token),
+                listen=f"{_address(host)}:{port}",
+                threads=THREADS,
+                ident=None,
+                clear_untrusted_proxy_headers=False,  # they tell that it was not this machine
+            )
+        except (OSError, ValueError) as error:
+            if isinstance(error, TrackerError):
+                raise
+            raise TrackerError(f"{host}, port {port}: cannot listen there: {error}") from error
+        try:
+            _tell_addresses(server)
             server.run()
         finally:
             server.close()
@@ -75,6 +104,13 @@ def serve(host: str, port: int, token: str | None, database: str) -> None:
 
 def _address(host: str) -> str:
     return f"[{host}]" if ":" in host else host
+
+
+def _tell_addresses(server: Any) -> None:
+    """Say where it listens; a name, as localhost, may stand for several addresses."""
+    listening = getattr(server, "effective_listen", None)
+    for host, port in listening or [(server.effective_host, server.effective_port)]:
+        click.echo(f"Reports are at http://{_address(host)}:{port}{PREFIX}/")
 
 
 @click.command()
@@ -94,11 +130,18 @@ def ingest(once: bool, max_endpoints: int, database: str) -> None:
     SIGTERM or Ctrl-C; what is not ingested then waits in the spool.
     """
     path = database_path(database)
-    with open_backend(path, ingest=True, max_endpoints=max_endpoints) as backend, _stopping():
+    with (
+        _logging(),
+        open_backend(
+            path, is_patient=not once, ingest=True, max_endpoints=max_endpoints
+        ) as backend,
+        _stopping(),
+    ):
         if once:
-            queue = backend.ingester.catch_up(CATCH_UP_SECONDS)
-            if queue.size_bytes:
-                raise StorageError(f"{queue.size_bytes} bytes wait in the spool still")
+            catch_up(backend, ONCE_SECONDS)
+            if backend.storage.begin_purge(time.time_ns() // 1000, None):
+                for _ in backend.storage.purge():
+                    pass
             click.echo("all visits are in the database")
             return
         backend.ingest_thread.start()
@@ -106,7 +149,19 @@ def ingest(once: bool, max_endpoints: int, database: str) -> None:
         threading.Event().wait()
 
 
-CATCH_UP_SECONDS = 600.0
+ONCE_SECONDS = 600.0
+
+
+@contextmanager
+def _logging() -> Iterator[None]:
+    """Log, on standard error, what nobody may be there to see."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
 
 
 @contextmanager
