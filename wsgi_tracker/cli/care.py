@@ -7,9 +7,8 @@ import re
 import secrets
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import click
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
@@ -17,12 +16,12 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from .. import __version__
 from ..agents import data_version
 from ..auth import TOKEN_VARIABLE
-from ..errors import StorageError, TrackerError
-from ..identity import IDENTITIES, PERMANENT
+from ..errors import TrackerError
+from ..identity import IDENTITIES
 from ..period import DAY, iso_timestamp, load_zone
 from . import tables
 from .options import database_option, json_option
-from .source import existing, open_backend
+from .source import catch_up, existing, identity_of, open_backend
 
 CATCH_UP_SECONDS = 30.0
 TOKEN_BYTES = 32
@@ -31,17 +30,26 @@ UNITS = {"h": DAY // 24, "d": DAY, "w": 7 * DAY, "y": 365 * DAY}
 
 def _age(value: str) -> int:
     """Return an age in microseconds: 90d, 12h, 4w, 1y."""
-    if found := re.fullmatch(r"([1-9][0-9]{0,5})([hdwy])", value):
-        return int(found[1]) * UNITS[found[2]]
-    raise click.BadParameter(f"an age is hours, days, weeks or years, as 90d; given {value!r}")
+    if found := re.fullmatch(r"([1-9][0-9]{0,5})([hdwy])", value, re.ASCII):
+        age = int(found[1]) * UNITS[found[2]]
+        if age < time.time_ns() // 1000:
+            return age
+    raise click.BadParameter(
+        f"an age is hours, days, weeks or years, as 12h, 90d, 8w, 1y, since 1970; given {value!r}"
+    )
+
+
+def _done(as_json: bool, text: str, **facts: object) -> None:
+    """Say what was done."""
+    click.echo(json.dumps(facts, indent=2) if as_json else text)
 
 
 def _steps(steps: Iterator[None], doing: str) -> None:
     """Take steps that others may write between; on a terminal, say that it is at work."""
-    columns = (SpinnerColumn(), TextColumn(doing), TimeElapsedColumn())
     console = tables.console(stderr=True)
+    columns = (SpinnerColumn(), TextColumn(doing), TimeElapsedColumn())
     with Progress(
-        *columns, console=console, transient=True, disable=not console.is_terminal
+        *columns, console=console, disable=not console.is_terminal, transient=True
     ) as progress:
         progress.add_task(doing, total=None)
         for _ in steps:
@@ -49,71 +57,88 @@ def _steps(steps: Iterator[None], doing: str) -> None:
 
 
 @click.command()
-@click.option("--older-than", type=_age, required=True, metavar="AGE", help="As 90d, 12h, 1y.")
+@click.option(
+    "--older-than", type=_age, required=True, metavar="AGE", help="As 12h, 90d, 8w or 1y."
+)
 @database_option
-def purge(older_than: int, database: str) -> None:
+@json_option
+def purge(older_than: int, database: str, as_json: bool) -> None:
     """Delete visits that are older than AGE, and all that only they needed.
 
     A little at a time: applications go on. Reports leave out at once what is to go. For purges
     that need no care, give Tracker(app, retention_days=...).
+
+    \b
+      wsgi-tracker purge --older-than 90d
     """
     before = time.time_ns() // 1000 - older_than
     with open_backend(existing(database)) as backend:
+        catch_up(backend, CATCH_UP_SECONDS)  # what waits may be as old
         _steps(backend.storage.purge(before), "deleting")
-    click.echo(f"visits before {iso_timestamp(before)} are deleted")
+    moment = iso_timestamp(before)
+    _done(as_json, f"visits before {moment} are deleted", before=moment)
 
 
 @click.command()
 @click.argument("user_hash")
 @database_option
-def forget(user_hash: str, database: str) -> None:
+@json_option
+def forget(user_hash: str, database: str, as_json: bool) -> None:
     """Delete one visitor's visits, and all that only they had.
 
     From the database, its log and the spool. USER_HASH stands in each visit; it has 32 digits.
     """
     with open_backend(existing(database)) as backend:
         visits = backend.forget(user_hash)
-    click.echo(f"{visits:,} visits are deleted")
+    _done(as_json, f"{visits:,} visits are deleted", user_hash=user_hash, visits=visits)
 
 
 @click.command()
 @database_option
-def rebuild(database: str) -> None:
+@json_option
+def rebuild(database: str, as_json: bool) -> None:
     """Count all visits anew, while visits arrive.
 
     Counters are what makes reports fast. It does no harm, and is only needed when `check` says so.
     """
     with open_backend(existing(database)) as backend:
         _steps(backend.storage.rebuild(), "counting")
-    click.echo("all visits are counted anew")
+        with backend.storage.snapshot(long=True) as snapshot:
+            hits = snapshot.summary().total_hits
+    _done(as_json, f"all {hits:,} visits are counted anew", visits=hits)
 
 
 @click.command()
 @database_option
-def reclassify(database: str) -> None:
+@json_option
+def reclassify(database: str, as_json: bool) -> None:
     """Decide the class of every user agent anew, by the data that is installed here.
 
     After an upgrade of crawler-user-agents or ua-parser, while visits arrive.
     """
     with open_backend(existing(database)) as backend:
         _steps(backend.storage.reclassify(), "classifying")
-    click.echo(f"all user agents are classified by {data_version()}")
+    data = data_version()
+    _done(as_json, f"all user agents are classified by {data}", agents=data)
 
 
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
 @database_option
-def backup(file: Path, database: str) -> None:
+@json_option
+def backup(file: Path, database: str, as_json: bool) -> None:
     """Copy the database to FILE, while visits arrive.
 
     What was answered before is in it. FILE must not exist; only you can read it.
+
+    \b
+      wsgi-tracker backup "visits-$(date +%F).db"
     """
     with open_backend(existing(database)) as backend:
-        queue = backend.ingester.catch_up(CATCH_UP_SECONDS)
-        if queue.size_bytes:
-            raise StorageError(f"{queue.size_bytes} bytes of visits wait in the spool: no backup")
+        catch_up(backend, CATCH_UP_SECONDS)
         backend.storage.backup(file)
-    click.echo(f"{file} has {file.stat().st_size:,} bytes")
+    size = file.stat().st_size
+    _done(as_json, f"{file} has {size:,} bytes", file=str(file), bytes=size)
 
 
 @click.command()
@@ -121,8 +146,9 @@ def backup(file: Path, database: str) -> None:
 @click.option("--identity", type=click.Choice(IDENTITIES), help="For all that start from now on.")
 @click.option("--forget-secret", is_flag=True, help="Take whatever secret= the next one is given.")
 @click.option("--timezone", metavar="NAME", help="As Europe/Berlin; all visits are counted anew.")
+@json_option
 def configure(
-    database: str, identity: str | None, forget_secret: bool, timezone: str | None
+    database: str, identity: str | None, forget_secret: bool, timezone: str | None, as_json: bool
 ) -> None:
     """Change what applications of a database agree on.
 
@@ -141,11 +167,10 @@ def configure(
     with open_backend(existing(database)) as backend:
         backend.storage.configure(settings)
     if settings.keys() - {"timezone"}:
-        click.echo(
-            "changed; give every application the same, and restart it: another does not start"
-        )
+        told = "changed; give every application the same, and restart it: another does not start"
     else:
-        click.echo("changed, for all that give no other")
+        told = "changed, for all that give no other"
+    _done(as_json, told, changed=list(settings))
 
 
 @click.command()
@@ -176,7 +201,7 @@ def info(database: str, as_json: bool) -> None:
         health = backend.health_check.look(time.time_ns() // 1000).as_json()
         with backend.storage.snapshot(long=True) as snapshot:
             summary, zone = snapshot.summary().as_json(), snapshot.timezone()
-        identity = backend.storage.declare({"identity": PERMANENT})["identity"]
+        identity = identity_of(backend)
     found = {"database": str(path), **summary, "timezone": str(zone), "identity": identity}
     for name in (
         "retention_days",
@@ -204,7 +229,7 @@ def check(database: str, as_json: bool) -> None:
     can read both. It takes as long as reading all visits several times.
     """
     problems: dict[str, list[str]] = {}
-    with open_backend(existing(database)) as backend:
+    with open_backend(existing(database), is_patient=True) as backend:
         health = backend.health_check.look(time.time_ns() // 1000)
         problems["spool and database"] = list(health.problems)
         problems["integrity"] = _asked(backend.storage.check_integrity)
@@ -221,7 +246,7 @@ def check(database: str, as_json: bool) -> None:
     sys.exit(0 if is_well else 1)
 
 
-def _asked(check: Any) -> list[str]:
+def _asked(check: Callable[[], str | None]) -> list[str]:
     try:
         difference = check()
     except TrackerError as error:
