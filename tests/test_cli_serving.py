@@ -21,6 +21,7 @@ from servers import TOKEN, Server, get, gunicorn, report
 from wsgi_tracker import Visit
 from wsgi_tracker.period import DAY
 
+pytestmark = pytest.mark.once
 APP = """
 from wsgi_tracker import Tracker
 

@@ -46,6 +46,7 @@ from servers import get, gunicorn, report
 
 from wsgi_tracker import Tracker
 
+pytestmark = pytest.mark.once
 LINE = (
     '203.0.113.7 - frank [13/Aug/2025:10:00:00 +0000] "GET /boxes/7?color=red HTTP/1.1" 200 2326 '
     '"http://ann:pw@example.com/start?q=secret#top" "Mozilla/5.0 (X11)"\n'

@@ -21,6 +21,7 @@ from servers import PATIENCE_SECONDS, free_port, gunicorn
 from wsgi_tracker.logs import detect, log_format
 from wsgi_tracker.logs.apache import COMBINED
 
+pytestmark = pytest.mark.once
 AGENT = 'Mozilla/5.0 "quoted" \\back\\ {é} end'.encode()
 REFERER = b"http://example.com/?q=%22x"
 FORWARDED_FOR = "203.0.113.9, 2001:db8::1"

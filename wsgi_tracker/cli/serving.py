@@ -155,6 +155,7 @@ ONCE_SECONDS = 600.0
 @contextmanager
 def _logging() -> Iterator[None]:
     """Log, on standard error, what nobody may be there to see."""
+    logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # else it tells of each that waits
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     logger.addHandler(handler)
