@@ -228,6 +228,21 @@ def test_database_that_stays_locked_is_told(host: Host, monkeypatch: pytest.Monk
     assert (done.exit_code, done.stderr.count("\n")) == (1, 1)
 
 
+def test_question_is_answered_while_another_program_writes(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("wsgi_tracker.cli.source.BUSY_SECONDS", 0.1)
+    with closing(sqlite3.connect(host.database, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+
+        asked = command("stats", "-d", host.database)
+        changed = command("rebuild", "-d", host.database)
+
+    assert (asked.exit_code, asked.stderr) == (0, "")
+    assert (changed.exit_code, changed.stderr.count("\n")) == (1, 1)
+    assert "database is locked" in changed.stderr
+
+
 FOR_NOBODY = """
 import sys
 from nobody import become_nobody

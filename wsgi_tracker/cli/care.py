@@ -229,7 +229,7 @@ def check(database: str, as_json: bool) -> None:
     can read both. It takes as long as reading all visits several times.
     """
     problems: dict[str, list[str]] = {}
-    with open_backend(existing(database), is_patient=True) as backend:
+    with open_backend(existing(database)) as backend:
         health = backend.health_check.look(time.time_ns() // 1000)
         problems["spool and database"] = list(health.problems)
         problems["integrity"] = _asked(backend.storage.check_integrity)

@@ -130,13 +130,8 @@ def ingest(once: bool, max_endpoints: int, database: str) -> None:
     SIGTERM or Ctrl-C; what is not ingested then waits in the spool.
     """
     path = database_path(database)
-    with (
-        _logging(),
-        open_backend(
-            path, is_patient=not once, ingest=True, max_endpoints=max_endpoints
-        ) as backend,
-        _stopping(),
-    ):
+    options = {"ingest": True, "max_endpoints": max_endpoints}
+    with _logging(), open_backend(path, **options) as backend, _stopping():
         if once:
             catch_up(backend, ONCE_SECONDS)
             if backend.storage.begin_purge(time.time_ns() // 1000, None):

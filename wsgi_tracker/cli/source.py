@@ -231,16 +231,11 @@ def existing(database: str) -> Path:
 
 
 @contextmanager
-def open_backend(path: Path, *, is_patient: bool = False, **options: Any) -> Iterator[Backend]:
-    """Open a database for a command, whatever its applications have agreed on.
-
-    One that cannot be used just now raises :exc:`StorageError`, unless the command is patient.
-    """
+def open_backend(path: Path, **options: Any) -> Iterator[Backend]:
+    """Open a database for a command, whatever its applications have agreed on."""
     options = {"ingest": False, "busy_seconds": BUSY_SECONDS, **options}
     backend = Backend(path, settings={}, query_timeout_seconds=QUERY_TIMEOUT_SECONDS, **options)
     try:
-        if backend.storage.outage.known and not is_patient:
-            raise StorageError(backend.storage.outage.known.partition(": ")[2])
         yield backend
     finally:
         backend.close()
