@@ -14,6 +14,7 @@ from werkzeug.wrappers import Response
 
 from .asked import Report
 from .auth import Auth
+from .dashboard import dashboard_response
 from .errors import (
     NotFoundError,
     QueryError,
@@ -59,11 +60,18 @@ class Api:
     """Answer requests under the prefix, if they may be asked."""
 
     def __init__(
-        self, fresh: FreshAnswers, reports: Mapping[str, Report], auth: Auth, check: HealthCheck
+        self,
+        fresh: FreshAnswers,
+        reports: Mapping[str, Report],
+        auth: Auth,
+        check: HealthCheck,
+        *,
+        has_dashboard: bool = True,
     ) -> None:
         self._fresh = fresh
         self._auth = auth
         self._check = check
+        self._has_dashboard = has_dashboard
         self._routes = {
             **{
                 name: Route(report.parameters, partial(self._report, report))
@@ -113,6 +121,9 @@ class Api:
         return response(environ, start_response)
 
     def _respond(self, environ: WSGIEnvironment, path: str) -> Response:
+        # Before anybody is asked for a token: it is the page that asks for it.
+        if self._has_dashboard and (file := dashboard_response(environ, path)):
+            return file
         if not self._auth.allows(environ):
             return unauthorized(self._auth, environ.get("HTTP_AUTHORIZATION"))
         route = self._route(path)

@@ -143,9 +143,10 @@ class Backend:
         """Return the reports by their names; the basis is named where unique users are no people."""
         return Answers(self.health_check, unique_users_basis).reports | INSIGHTS
 
-    def api(self, auth: Auth, unique_users_basis: str | None) -> Api:
+    def api(self, auth: Auth, unique_users_basis: str | None, *, has_dashboard: bool = True) -> Api:
         """Return what answers over HTTP."""
-        return Api(self.answers, self.reports(unique_users_basis), auth, self.health_check)
+        reports = self.reports(unique_users_basis)
+        return Api(self.answers, reports, auth, self.health_check, has_dashboard=has_dashboard)
 
     def close(self) -> None:
         """Ingest what is left and close everything; may be called twice, and used again."""

@@ -61,7 +61,8 @@ class Tracker:
     0 keeps all, and the value given last, by any process, holds until another is given. With
     ``ingest=False`` this process only records, and another, or the next report, moves visits to
     the database. With ``fsync`` a response ends only when its visit would survive a power cut, too.
-    A report that takes longer than ``query_timeout_seconds`` is given up.
+    A report that takes longer than ``query_timeout_seconds`` is given up. ``dashboard=False``
+    leaves the page out that shows them.
     """
 
     def __init__(
@@ -88,6 +89,7 @@ class Tracker:
         max_spool_bytes: int = MAX_SPOOL_BYTES,
         fsync: bool = False,
         query_timeout_seconds: float = QUERY_TIMEOUT_SECONDS,
+        dashboard: bool = True,
     ) -> None:
         check_application(app)
         check_prefix(prefix)
@@ -102,6 +104,7 @@ class Tracker:
             honor_privacy_signals=honor_privacy_signals,
             ingest=ingest,
             fsync=fsync,
+            dashboard=dashboard,
         )
         auth = Auth(token, require_token)
         endpoints = endpoints_by(endpoint, collapse_ids=collapse_ids)
@@ -139,7 +142,9 @@ class Tracker:
             user=find_user,
             daily=who.is_daily,
         )
-        self._api = self._backend.api(auth, DAILY if who.is_daily else None)
+        self._api = self._backend.api(
+            auth, DAILY if who.is_daily else None, has_dashboard=dashboard
+        )
         self._recorder.prepare()
         self._backend.storage.close()  # a fork that follows finds nothing open
 
