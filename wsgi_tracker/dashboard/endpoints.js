@@ -1,1 +1,215 @@
+// The table of endpoints, and of the same rows the slowest and those that fail most.
+//
+// Hits and users come from counters, at once; how visits ended and how long they took is added to
+// the rows when it is there, and a small trend to those rows that can be seen.
 
+import { ask } from "./api.js";
+import { time, timeOfTrends } from "./buckets.js";
+import { sparkline } from "./chart.js";
+import { byId, element } from "./dom.js";
+import { duration, longMoment, number, percent, knownZone } from "./format.js";
+import { Panel } from "./panel.js";
+import { addFilter, exactly, go, view as current } from "./state.js";
+import { sorted, table } from "./table.js";
+
+const MOST_ROWS = 1000; // as many as the API gives on one page
+const EXTREMES = 50;
+// A trend of one endpoint is read from visits, if there are counters for all: not of too many.
+const MOST_HITS_OF_SPARKLINES = 2_000_000;
+const OUTCOMES = "status,latency";
+
+const panel = new Panel("endpoints");
+const slowest = new Panel("slowest");
+const failing = new Panel("failing");
+const search = byId("search");
+
+let rows = [];
+let total = 0;
+let isWhole = true; // whether these are all rows, and not those of one page
+let trends = new Map();
+let observer = null;
+
+const ENDPOINT = {
+  name: "endpoint",
+  label: "Endpoint",
+  value: (row) => row.endpoint,
+  cell: (row) =>
+    element(
+      "button",
+      {
+        type: "button",
+        class: "value",
+        title: row.endpoint,
+        "data-key": `${row.method} ${row.endpoint}`,
+        click: () => addFilter("endpoint", exactly(row.endpoint)),
+      },
+      row.endpoint,
+    ),
+};
+const METHOD = { name: "method", label: "Method", value: (row) => row.method };
+const HITS = figure("hit_count", "Hits", (row) => row.hit_count, number);
+const USERS = figure("unique_users", "Users", (row) => row.unique_users, number);
+const ERRORS = figure("error_rate", "Errors", (row) => row.error_rate, percent);
+const P50 = figure("p50", "p50", (row) => row.duration_us?.p50, duration);
+const P99 = figure("p99", "p99", (row) => row.duration_us?.p99, duration);
+const LAST = {
+  name: "last_access",
+  label: "Last",
+  numeric: true,
+  value: (row) => row.last_access,
+  cell: (row) => longMoment(row.last_access, knownZone(current().tz)),
+};
+const TREND = {
+  name: "trend",
+  label: "Trend",
+  isFixed: true,
+  value: () => "",
+  cell: (row) => trends.get(key(row)) ?? "",
+};
+const COLUMNS = [ENDPOINT, METHOD, HITS, USERS, ERRORS, P50, P99, TREND];
+
+function figure(name, label, value, say) {
+  return { name, label, numeric: true, value, cell: (row) => say(value(row)) };
+}
+
+export const endpoints = {
+  turn() {
+    for (const each of [panel, slowest, failing]) each.turn();
+    observer?.disconnect();
+    observer = null;
+    trends = new Map();
+  },
+
+  load: (view, signal) =>
+    panel.run(signal, async () => {
+      const { body, next } = await page(view, signal, {});
+      const known = new Map(rows.map((row) => [key(row), row]));
+      // Figures that are not asked for yet stay what they were, when only the time went on.
+      rows = body.stats.map((row) => (panel.root.dataset.old === "" ? row : { ...known.get(key(row)), ...row }));
+      isWhole = !next;
+      total = body.total_endpoints;
+      showEndpoints(view);
+    }),
+
+  outcomes: (view, signal) =>
+    Promise.all([
+      whole(view, signal),
+      slowest.run(signal, () => extremes(slowest, P99, view, signal)),
+      failing.run(signal, () => extremes(failing, ERRORS, view, signal)),
+    ]),
+
+  /** Watch rows, and draw a trend in those that come into sight. */
+  sparklines(view, signal) {
+    const hits = rows.reduce((sum, row) => sum + row.hit_count, 0);
+    if (hits > MOST_HITS_OF_SPARKLINES) {
+      panel.say("No small trends: there are too many visits in this time.");
+      return;
+    }
+    const seen = (entries) => {
+      for (const { isIntersecting, target } of entries) {
+        if (isIntersecting) sparklineOf(target.dataset.row, view, signal);
+      }
+    };
+    observer = new IntersectionObserver(seen, { root: panel.body });
+    watch();
+  },
+
+  show: showEndpoints,
+
+  /** Sort the rows; where these are not all, others may come first. */
+  sort: (view, signal) => (isWhole ? showEndpoints(view) : whole(view, signal)),
+};
+
+/** Load rows with all their figures. */
+function whole(view, signal) {
+  return panel.run(signal, async () => {
+    const { body, next } = await page(view, signal, { include: OUTCOMES });
+    rows = body.stats;
+    isWhole = !next;
+    showEndpoints(view);
+  });
+}
+
+function key(row) {
+  return `${row.method} ${row.endpoint}`;
+}
+
+function page(view, signal, more) {
+  // Where there is more than a page, what comes first is for the API to say.
+  const needsFigures = !["endpoint", "method", "hit_count", "unique_users"].includes(
+    view.sort.replace(/^-/, ""),
+  );
+  const sort = !isWhole && (more.include || !needsFigures) ? { sort: view.sort } : {};
+  const asked = { ...time(view), ...view.filters, limit: MOST_ROWS, ...sort, ...more };
+  return ask("stats", asked, signal);
+}
+
+function showEndpoints(view) {
+  const text = view.search.toLowerCase();
+  const found = rows.filter((row) => key(row).toLowerCase().includes(text));
+  const shown = sorted(found, COLUMNS, view.sort);
+  panel.say(count(shown.length));
+  if (!shown.length) {
+    panel.empty(rows.length ? "No endpoint has this in its name." : "No visits in this time.");
+    return;
+  }
+  const made = table({
+    caption: "Endpoints",
+    columns: COLUMNS,
+    rows: shown,
+    sort: view.sort,
+    onSort: (sort) => go({ sort }),
+    attributes: (row) => ({ "data-row": key(row) }),
+  });
+  panel.show(made, { columns: COLUMNS.filter((column) => column !== TREND), rows: shown });
+  if (observer) watch();
+}
+
+function count(shown) {
+  if (!isWhole) return `${number(MOST_ROWS)} rows of ${number(total)} endpoints`;
+  return shown < rows.length ? `${number(shown)} of ${number(rows.length)}` : number(shown);
+}
+
+function watch() {
+  observer.disconnect();
+  for (const row of panel.body.querySelectorAll("tr[data-row]")) observer.observe(row);
+}
+
+async function sparklineOf(name, view, signal) {
+  if (trends.has(name)) return;
+  trends.set(name, "");
+  const row = rows.find((each) => key(each) === name);
+  if (!row) return;
+  const only = { endpoint: exactly(row.endpoint), method: row.method };
+  try {
+    const asked = { ...timeOfTrends(view), ...view.filters, ...only };
+    const { body } = await ask("trends", asked, signal);
+    const values = body.trends.map((bucket) => bucket.hits).reverse();
+    trends.set(name, sparkline(values, `Hits: ${values.join(", ")}`));
+  } catch {
+    trends.delete(name); // it is an ornament: the next sight asks again
+    return;
+  }
+  const line = [...panel.body.querySelectorAll("tr")].find((each) => each.dataset.row === name);
+  line?.lastElementChild.replaceChildren(trends.get(name));
+}
+
+/** Show the rows with the greatest of one figure; those without any are none. */
+async function extremes(place, column, view, signal) {
+  const asked = { ...time(view), ...view.filters, include: OUTCOMES };
+  const { body } = await ask("stats", { ...asked, sort: `-${column.name}`, limit: EXTREMES }, signal);
+  const found = body.stats.filter((row) => column.value(row) > 0);
+  const columns = [ENDPOINT, METHOD, column, HITS, LAST];
+  if (!found.length) {
+    place.empty(column === ERRORS ? "Nothing failed: no answer was 5xx." : "No durations are known.");
+    return;
+  }
+  const caption = place.root.querySelector("h2").textContent;
+  place.show(table({ caption, columns, rows: found }), { columns, rows: found });
+}
+
+let typing = null;
+search.addEventListener("input", () => {
+  clearTimeout(typing);
+  typing = setTimeout(() => go({ search: search.value }, { replace: true }), 150);
+});

@@ -1,1 +1,61 @@
+// The line that says whether tracking is well, and what to do where it is not.
 
+import { ask } from "./api.js";
+import { byId, element } from "./dom.js";
+import { number } from "./format.js";
+
+const POLL_SECONDS = 60;
+const line = byId("health");
+
+/** Do something now and every so many seconds, while the page can be seen, until `signal`. */
+export async function every(seconds, signal, work) {
+  const timer = setInterval(() => document.hidden || work(), seconds * 1000);
+  const shown = () => document.hidden || work();
+  document.addEventListener("visibilitychange", shown);
+  signal.addEventListener("abort", () => {
+    clearInterval(timer);
+    document.removeEventListener("visibilitychange", shown);
+  });
+  await work();
+}
+
+export function watchHealth(signal) {
+  return every(POLL_SECONDS, signal, async () => {
+    try {
+      show((await ask("health", {}, signal)).body);
+    } catch (error) {
+      // Who needs a token is told by the panels.
+      if (!signal.aborted && !error.needsToken) tell("bad", "Nobody knows whether tracking is well", [error.message]);
+    }
+  });
+}
+
+function show(health) {
+  const { problems, warnings } = health;
+  if (problems.length) {
+    const dropped = health.dropped ? [`${number(health.dropped)} visits were dropped so far.`] : [];
+    tell("bad", "Tracking has a problem", [...problems, ...dropped]);
+  } else if (warnings.length) {
+    tell("warn", warnings.length > 1 ? `${number(warnings.length)} warnings` : "One warning", warnings);
+  } else {
+    tell("good", "All is well", []);
+  }
+}
+
+/** Say it in a word, and in a line that opens the whole of it. */
+function tell(kind, title, lines) {
+  const wasOpen = line.querySelector("details")?.open;
+  line.className = kind;
+  if (!lines.length) {
+    line.replaceChildren(element("span", { class: "dot" }), title);
+    return;
+  }
+  line.replaceChildren(
+    element(
+      "details",
+      { open: wasOpen },
+      element("summary", {}, element("span", { class: "dot" }), title, element("span", { class: "first" }, lines[0])),
+      element("ul", {}, ...lines.map((text) => element("li", {}, text))),
+    ),
+  );
+}

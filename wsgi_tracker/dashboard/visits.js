@@ -1,1 +1,118 @@
+// The newest visits, with filters of their own besides the view's, and older ones on demand.
 
+import { ask } from "./api.js";
+import { time } from "./buckets.js";
+import { byId, element } from "./dom.js";
+import { duration, knownZone, moment } from "./format.js";
+import { Panel } from "./panel.js";
+import { go } from "./state.js";
+import { table } from "./table.js";
+
+const INCLUDED = "path,status,error,host,duration,bytes";
+const LIMIT = 50;
+
+const panel = new Panel("visits");
+const path = byId("visits-path");
+const status = byId("visits-status");
+
+export const visits = {
+  turn: () => panel.turn(),
+
+  load: (view, signal) =>
+    panel.run(signal, async () => {
+      const { body, next } = await ask("visits", { ...question(view) }, signal);
+      show(view, body.visits, next, signal);
+    }),
+
+  /** Show what its own filters are. */
+  choose(view) {
+    if (path !== document.activeElement) path.value = view.visits_path;
+    status.value = view.visits_status;
+  },
+};
+
+function question(view) {
+  const own = {};
+  if (view.visits_path) own.path = `*${view.visits_path.replace(/[*?[]/g, "[$&]")}*`;
+  if (view.visits_status) own.status = view.visits_status;
+  return { limit: LIMIT, include: INCLUDED, ...time(view), ...view.filters, ...own };
+}
+
+function show(view, rows, next, signal) {
+  if (!rows.length) {
+    panel.empty("No visits like these in this time.");
+    return;
+  }
+  const columns = columnsOf(knownZone(view.tz));
+  const made = table({ caption: "Recent visits, the newest first", columns, rows });
+  const older = next && older_button(view, rows, next, signal);
+  panel.show([made, older].filter(Boolean), { columns, rows });
+}
+
+function older_button(view, rows, next, signal) {
+  const more = () =>
+    panel.run(signal, async () => {
+      const { body, next: further } = await ask("visits", new URLSearchParams(next), signal);
+      show(view, [...rows, ...body.visits], further, signal);
+    });
+  return element(
+    "button",
+    { type: "button", class: "older", "data-key": "older", click: more },
+    "Older visits",
+  );
+}
+
+function columnsOf(zone) {
+  const text = (name, label) => ({
+    name,
+    label,
+    value: (row) => row[name],
+    cell: (row) => element("span", { title: row[name] }, row[name] ?? "–"),
+  });
+  return [
+    {
+      name: "timestamp",
+      label: "Time",
+      value: (row) => row.timestamp,
+      cell: (row) => moment(row.timestamp, zone),
+    },
+    { ...text("user_hash", "User"), cell: (row) => userButton(row.user_hash) },
+    { name: "method", label: "Method", value: (row) => row.method },
+    text("path", "Path"),
+    { name: "status", label: "Status", value: (row) => row.status, cell: statusMark },
+    {
+      name: "duration_us",
+      label: "Time taken",
+      numeric: true,
+      value: (row) => row.duration_us,
+      cell: (row) => duration(row.duration_us),
+    },
+    text("error", "Error"),
+    text("referer", "Referer"),
+    text("user_agent", "User agent"),
+    text("host", "Host"),
+    text("ip_address", "Address"),
+  ];
+}
+
+/** Show a status, and by its colour which kind it is. */
+export function statusMark(row) {
+  const kind = row.status ? Math.floor(row.status / 100) : 0;
+  return element("span", { class: `status of${kind}` }, row.status ?? "–");
+}
+
+function userButton(hash) {
+  if (!hash) return "–";
+  return element(
+    "button",
+    { type: "button", class: "value mono", title: hash, click: () => go({ user: hash }) },
+    hash.slice(0, 8),
+  );
+}
+
+let typing = null;
+path.addEventListener("input", () => {
+  clearTimeout(typing);
+  typing = setTimeout(() => go({ visits_path: path.value }, { replace: true }), 250);
+});
+status.addEventListener("change", () => go({ visits_status: status.value }));
