@@ -1,6 +1,9 @@
 // Questions to the API: with the token, a few at a time, and errors that say what to do.
 
-const MOST_AT_ONCE = 4; // as many questions as a process answers at a time that read visits
+// Of these four, so many that counters answer, and so many that read visits: a process answers no
+// more than four of the latter at a time, to everybody.
+const quick = { most: 2, running: 0, waiting: [] };
+const slow = { most: 2, running: 0, waiting: [] };
 // Two trackers of one host are two pages, with a token each.
 const KEY = `wsgi_tracker.token:${location.pathname}`;
 
@@ -37,30 +40,27 @@ export function takeTokenFromAddress() {
   return true;
 }
 
-const waiting = [];
-let running = 0;
-
 /** Ask for a report, and return its JSON and the query string of the next page, if there is one. */
-export async function ask(report, parameters, signal) {
-  await turn(signal);
+export function ask(report, parameters, signal) {
+  return inTurn(quick, report, parameters, signal);
+}
+
+/** Ask what takes longer, and must not keep others waiting. */
+export function askSlowly(report, parameters, signal) {
+  return inTurn(slow, report, parameters, signal);
+}
+
+async function inTurn(lane, report, parameters, signal) {
+  if (lane.running >= lane.most) await new Promise((resolve) => lane.waiting.push(resolve));
+  lane.running += 1;
   try {
+    signal.throwIfAborted(); // while it waited
     const response = await send(report, parameters, signal);
     const next = /^<\?([^>]*)>; rel="next"/.exec(response.headers.get("Link") ?? "");
     return { body: await read(response), next: next ? next[1] : null };
   } finally {
-    running -= 1;
-    waiting.shift()?.();
-  }
-}
-
-/** Wait until fewer than the most are running; who gave up meanwhile is passed over. */
-async function turn(signal) {
-  if (running >= MOST_AT_ONCE) await new Promise((resolve) => waiting.push(resolve));
-  running += 1;
-  if (signal.aborted) {
-    running -= 1;
-    waiting.shift()?.();
-    throw signal.reason;
+    lane.running -= 1;
+    lane.waiting.shift()?.();
   }
 }
 

@@ -1,12 +1,13 @@
 // Lists of the values that most visits have: referers, browsers and so on, and dead links. A value
 // that is clicked becomes a filter.
 
-import { ask } from "./api.js";
-import { time } from "./buckets.js";
-import { element } from "./dom.js";
+import { askSlowly } from "./api.js";
+import { MANY_HITS, time } from "./buckets.js";
+import { button } from "./dom.js";
 import { number } from "./format.js";
 import { Panel } from "./panel.js";
-import { addFilter, exactly, go } from "./state.js";
+import { exactly, go, label } from "./state.js";
+import { table } from "./table.js";
 
 const LIMIT = 50;
 const DEAD = { status: "404" };
@@ -36,8 +37,16 @@ export const breakdowns = {
     for (const panel of panels.values()) panel.turn();
   },
 
-  load: (view, signal) =>
-    Promise.all(LISTS.map((list) => panels.get(list.id).run(signal, () => show(list, view, signal)))),
+  /** Load all lists; of too many visits, only those that somebody wants. */
+  load: (view, signal, hits) =>
+    Promise.all(
+      LISTS.map((list) => {
+        const panel = panels.get(list.id);
+        const work = () => show(list, view, signal);
+        if (hits <= MANY_HITS) return panel.run(signal, work);
+        return panel.offer(`It takes long to count this in ${number(hits)} visits.`, signal, work);
+      }),
+    ),
 };
 
 async function show(list, view, signal) {
@@ -46,7 +55,7 @@ async function show(list, view, signal) {
   const by = list.detail && view.filters[list.by] ? list.detail : list.by;
   // `error=-` are all that have one; a filter that was chosen says more.
   const filters = list.only === DEAD ? { ...view.filters, ...DEAD } : { ...list.only, ...view.filters };
-  const { body } = await ask("breakdown", { by, limit: LIMIT, ...time(view), ...filters }, signal);
+  const { body } = await askSlowly("breakdown", { by, limit: LIMIT, ...time(view), ...filters }, signal);
   const rows = body.breakdown;
   panel.say(rows.length < body.total_values ? `${number(rows.length)} of ${number(body.total_values)}` : "");
   if (!rows.length) {
@@ -54,55 +63,26 @@ async function show(list, view, signal) {
     return;
   }
   const columns = [
-    { name: by, value: (row) => row.value },
-    { name: "hits", value: (row) => row.hits },
-    { name: "unique_users", value: (row) => row.unique_users },
+    { name: by, label: label(by), value: (row) => row.value, cell: (row) => name(list, by, view, row) },
+    figure("hits", "Hits"),
+    figure("unique_users", "Users"),
   ];
-  panel.show(drawn(list, by, view, rows), { columns, rows });
+  const caption = panel.root.dataset.title;
+  const made = table({ caption, columns, rows, className: "bars" });
+  made.querySelectorAll("tbody tr").forEach((line, index) => {
+    line.style.setProperty("--share", rows[index].hits / rows[0].hits);
+  });
+  panel.show(made, { columns, rows });
 }
 
-function drawn(list, by, view, rows) {
-  const title = panels.get(list.id).root.querySelector("h2").textContent;
-  const most = rows[0].hits;
-  const heads = [title, "Hits", "Users"].map((text, index) =>
-    element("th", { scope: "col", class: index ? "number" : null }, text),
-  );
-  return element(
-    "table",
-    { class: "bars" },
-    element("caption", { class: "hidden" }, title),
-    element("thead", {}, element("tr", {}, ...heads)),
-    element("tbody", {}, ...rows.map((row) => line(list, by, view, row, most))),
-  );
+function figure(key, label) {
+  return { name: key, label, numeric: true, value: (row) => row[key], cell: (row) => number(row[key]) };
 }
 
-function line(list, by, view, row, most) {
-  const text = row.value ?? list.none;
-  const choose = () => {
-    if (list.only === DEAD) go({ filters: { ...view.filters, ...DEAD, [by]: exactly(row.value) } });
-    else addFilter(by, exactly(row.value));
-  };
-  const made = element(
-    "tr",
-    {},
-    element(
-      "td",
-      {},
-      element(
-        "button",
-        {
-          type: "button",
-          class: row.value === null ? "value none" : "value",
-          title: text,
-          "data-key": `value ${row.value}`,
-          click: choose,
-        },
-        text,
-      ),
-    ),
-    element("td", { class: "number" }, number(row.hits)),
-    element("td", { class: "number" }, number(row.unique_users)),
-  );
-  made.style.setProperty("--share", row.hits / most);
-  return made;
+function name(list, by, view, { value }) {
+  const dead = list.only === DEAD ? DEAD : {};
+  const choose = () => go({ filters: { ...view.filters, ...dead, [by]: exactly(value) } });
+  const text = value ?? list.none;
+  const className = value === null ? "value none" : "value";
+  return button(text, choose, { class: className, title: text, "data-key": `value ${value}` });
 }

@@ -13,6 +13,8 @@ export const PERIODS = {
   month: { label: "30 days", trends: "30d", granularity: "day" },
   year: { label: "1 year", trends: "1y", granularity: "week" },
 };
+/** Of more visits than these nothing is asked unbidden that no counter knows. */
+export const MANY_HITS = 2_000_000;
 export const GRANULARITIES = ["hour", "day", "week", "month"];
 
 /** Return the parameters that say which time reports are about. */

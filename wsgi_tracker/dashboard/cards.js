@@ -1,7 +1,7 @@
 // The summary's cards. Totals come from counters, at once; then what visits ended with; changes
 // against the time before, and sessions, are read from visits, and come last.
 
-import { ask } from "./api.js";
+import { ask, askSlowly } from "./api.js";
 import { hasBefore, time } from "./buckets.js";
 import { byId, element } from "./dom.js";
 import { change, duration, number, percent, rate, seconds } from "./format.js";
@@ -10,20 +10,25 @@ import { Panel } from "./panel.js";
 const OUTCOMES = "status,latency";
 /** Each card: what it says of a summary, what below that, and whether more of it is worse. */
 const CARDS = {
-  hits: { of: (s) => s.total_hits, say: number },
-  users: { of: (s) => s.total_unique_users, say: number },
-  sessions: { of: (s) => s.sessions?.count, say: number, below: aboutSessions },
-  endpoints: { of: (s) => s.total_endpoints, say: number },
-  errors: { of: (s) => s.error_rate, say: percent, below: aboutErrors, isBad: true },
-  time: { of: (s) => s.duration_us?.p50, say: duration, below: aboutTime, isBad: true },
+  hits: { title: "Hits", of: (s) => s.total_hits, say: number },
+  users: { title: "Unique users", of: (s) => s.total_unique_users, say: number },
+  sessions: { title: "Sessions", of: (s) => s.sessions?.count, say: number, below: aboutSessions },
+  endpoints: { title: "Endpoints", of: (s) => s.total_endpoints, say: number },
+  errors: { title: "Error rate", of: (s) => s.error_rate, say: percent, below: aboutErrors, isBad: true },
+  time: { title: "Median time", of: (s) => s.duration_us?.p50, say: duration, below: aboutTime, isBad: true },
 };
 
 const panel = new Panel("summary");
+panel.keeps = true;
+panel.body.append(...Object.entries(CARDS).map(([name, { title }]) => make(name, title)));
 
 export const cards = {
   turn() {
     panel.turn();
-    for (const name of Object.keys(CARDS)) card(name).className = "card old";
+    for (const name of Object.keys(CARDS)) {
+      card(name).className = "card old";
+      part(name, "change").textContent = "";
+    }
   },
 
   /** Show what counters know. */
@@ -33,39 +38,49 @@ export const cards = {
       fill(body, ["hits", "users", "endpoints"]);
       const daily = body.unique_users_basis === "daily" ? "of each day, added up" : "";
       part("users", "below").textContent = daily;
-      byId("tracking").hidden = body.tracking_active;
     }),
 
-  outcomes: (view, signal) =>
-    panel.run(signal, async () => {
-      const asked = { ...time(view), ...view.filters, include: OUTCOMES };
-      fill((await ask("summary", asked, signal)).body, ["errors", "time"]);
-    }),
+  outcomes: (view, signal) => load(["errors", "time"], view, signal, ask, { include: OUTCOMES }),
 
-  comparison: (view, signal) =>
-    panel.run(signal, async () => {
-      const names = ["hits", "users", "endpoints", "errors", "time"];
-      if (!hasBefore(view)) return forget([...names, "sessions"]);
-      for (const name of names) card(name).classList.add("comparing");
-      const asked = { ...time(view), ...view.filters, include: OUTCOMES, compare: "previous" };
-      const { body } = await ask("summary", asked, signal);
-      fill(body, names);
-      compare(body, names);
-    }).finally(() => document.querySelectorAll(".comparing").forEach(calm)),
+  async comparison(view, signal) {
+    const names = ["hits", "users", "endpoints", "errors", "time"];
+    if (hasBefore(view)) {
+      await load(names, view, signal, askSlowly, { include: OUTCOMES, compare: "previous" });
+    }
+  },
 
-  sessions: (view, signal) =>
-    panel.run(signal, async () => {
-      card("sessions").classList.add("comparing");
-      const compared = hasBefore(view) ? { compare: "previous" } : {};
-      const asked = { ...time(view), ...view.filters, include: "sessions", ...compared };
-      const { body } = await ask("summary", asked, signal);
-      fill(body, ["sessions"]);
-      if (body.previous) compare(body, ["sessions"]);
-    }).finally(() => calm(card("sessions"))),
+  sessions(view, signal) {
+    const compared = hasBefore(view) ? { compare: "previous" } : {};
+    return load(["sessions"], view, signal, askSlowly, { include: "sessions", ...compared });
+  },
 };
 
-function calm(node) {
-  node.classList.remove("comparing");
+/** Ask for a summary with more in it, and show of it what these cards tell. */
+function load(names, view, signal, how, more) {
+  const mark = (isAtWork) => names.forEach((name) => card(name).classList.toggle("working", isAtWork));
+  const work = async () => {
+    mark(true);
+    try {
+      const { body } = await how("summary", { ...time(view), ...view.filters, ...more }, signal);
+      fill(body, names);
+      if (body.previous) compare(body, names);
+    } catch (error) {
+      if (error.code !== "query_timeout") throw error;
+      for (const name of names) part(name, "change").textContent = "takes too long";
+    }
+  };
+  return panel.run(signal, work).finally(() => mark(false));
+}
+
+function make(name, title) {
+  const value = element("span", { class: "value" }, "–");
+  return element(
+    "div",
+    { class: "card old", id: `card-${name}` },
+    element("dt", {}, title),
+    element("dd", {}, value, " ", element("span", { class: "change" })),
+    element("dd", { class: "below" }),
+  );
 }
 
 function card(name) {
@@ -98,11 +113,6 @@ function compare(summary, names) {
   }
 }
 
-/** Show no change where nothing lies before. */
-function forget(names) {
-  for (const name of names) part(name, "change").textContent = "";
-}
-
 function aboutSessions({ sessions }) {
   if (!sessions.count) return "";
   const pages = rate(sessions.average_visits);
@@ -114,5 +124,5 @@ function aboutErrors({ status }) {
 }
 
 function aboutTime({ duration_us }) {
-  return `99 % within ${duration(duration_us.p99)}`;
+  return `99% within ${duration(duration_us.p99)}`;
 }

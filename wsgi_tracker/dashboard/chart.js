@@ -79,7 +79,6 @@ export class Chart {
     this.drawing.setAttribute("width", this.width);
     this.marks = svg("g");
     this.drawing.replaceChildren(
-      hatch(),
       this.#axis(ticks),
       ...this.#names(),
       ...this.#missing(),
@@ -124,7 +123,7 @@ export class Chart {
     return names;
   }
 
-  /** Hatch the half of a partial bucket's room that leads to its neighbour. */
+  /** Shade the half of a partial bucket's room that leads to its neighbour. */
   #missing() {
     const count = this.#buckets.length;
     if (count < 2) return [];
@@ -133,7 +132,7 @@ export class Chart {
       if (!bucket.partial || (index !== 0 && index !== count - 1)) return [];
       const x = index ? this.#x(index) - width / 2 : this.#x(index);
       const height = HEIGHT - TOP - BOTTOM;
-      return svg("rect", { class: "missing", x, y: TOP, width: width / 2, height, fill: "url(#hatch)" });
+      return svg("rect", { class: "missing", x, y: TOP, width: width / 2, height });
     });
   }
 
@@ -261,7 +260,7 @@ export class Chart {
 
   #press(event) {
     const last = this.#buckets.length - 1;
-    const steps = { ArrowLeft: -1, ArrowRight: 1, PageUp: -10, PageDown: 10 };
+    const steps = { ArrowLeft: -1, ArrowRight: 1 };
     const ends = { Home: 0, End: last };
     const { key } = event;
     if (key in steps || key in ends) {
@@ -316,16 +315,4 @@ function path(points) {
 
 function round(value) {
   return Math.round(value * 10) / 10;
-}
-
-function hatch() {
-  return svg(
-    "defs",
-    {},
-    svg(
-      "pattern",
-      { id: "hatch", width: 6, height: 6, patternUnits: "userSpaceOnUse", patternTransform: "rotate(45)" },
-      svg("line", { class: "hatch", x1: 0, x2: 0, y1: 0, y2: 6 }),
-    ),
-  );
 }

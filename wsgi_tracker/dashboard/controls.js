@@ -1,27 +1,12 @@
 // What chooses the view: period, range, time zone, class, and the filters as chips.
 
 import { addDays, GRANULARITIES, isRange, PERIODS } from "./buckets.js";
-import { byId, choose, element, offer } from "./dom.js";
+import { button, byId, choose, element, offer } from "./dom.js";
 import { bound, knownZone, ownZone } from "./format.js";
-import { addFilter, FILTERS, go, removeFilter } from "./state.js";
+import { addFilter, FILTERS, go, label, removeFilter } from "./state.js";
 import { resetZoom } from "./trend.js";
 
-const CLASSES = {
-  "": "Everybody",
-  human: "People",
-  "-human": "Programs",
-  search: "Search engines",
-  ai_training: "AI training",
-  ai_assistant: "AI assistants",
-  feed: "Feed readers",
-  monitor: "Monitors",
-  preview: "Link previews",
-  scanner: "Scanners",
-  crawler: "Other crawlers",
-  tool: "Tools",
-  empty: "Without a name",
-  unknown: "Not known",
-};
+const CLASSES = "search ai_training ai_assistant feed monitor preview scanner crawler tool empty unknown";
 const periods = byId("periods");
 const range = byId("range");
 const [from, to] = [byId("range-from"), byId("range-to")];
@@ -59,12 +44,8 @@ function chip([name, value]) {
   return element(
     "li",
     {},
-    element("span", {}, `${FILTERS[name]}: `, element("b", {}, text)),
-    element(
-      "button",
-      { type: "button", click: () => removeFilter(name), "aria-label": `Remove ${FILTERS[name]} ${text}` },
-      "×",
-    ),
+    element("span", {}, `${label(name)}: `, element("b", {}, text)),
+    button("×", () => removeFilter(name), { "aria-label": `Remove ${label(name)} ${text}` }),
   );
 }
 
@@ -76,7 +57,8 @@ export function makeControls() {
   });
   offer(zone, zones());
   zone.addEventListener("change", () => go({ tz: zone.value }));
-  offer(kind, Object.entries(CLASSES));
+  const classes = CLASSES.split(" ").map((name) => [name, name.replace("_", " ")]);
+  offer(kind, [["", "Everybody"], ["human", "People"], ["-human", "Programs"], ...classes]);
   kind.addEventListener("change", () => (kind.value ? addFilter("class", kind.value) : removeFilter("class")));
   const named = GRANULARITIES.map((name) => [name, `by ${name}`]);
   offer(granularity, [["", "automatic"], ...named]);
@@ -123,7 +105,7 @@ function makeFilter() {
   const details = byId("filter");
   const form = details.querySelector("form");
   const [name, value] = [byId("filter-name"), byId("filter-value")];
-  offer(name, Object.entries(FILTERS));
+  offer(name, FILTERS.map((each) => [each, label(each)]));
   form.addEventListener("submit", (event) => {
     event.preventDefault();
     details.open = false;

@@ -8,6 +8,11 @@ export function element(name, attributes = {}, ...children) {
   return furnish(document.createElement(name), attributes, children);
 }
 
+/** Make a button that does something when it is clicked. */
+export function button(text, click, attributes = {}) {
+  return element("button", { type: "button", click, ...attributes }, text);
+}
+
 /** Make an element of SVG. */
 export function svg(name, attributes = {}, ...children) {
   return furnish(document.createElementNS(SVG, name), attributes, children);
@@ -37,4 +42,13 @@ export function choose(select, value) {
     select.append(element("option", { value }, value));
   }
   select.value = value;
+}
+
+/** Be told what is in an input, when whoever types pauses. */
+export function onTyping(input, listener) {
+  let timer = null;
+  input.addEventListener("input", () => {
+    clearTimeout(timer);
+    timer = setTimeout(() => listener(input.value), 200);
+  });
 }

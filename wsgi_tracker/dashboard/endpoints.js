@@ -3,19 +3,17 @@
 // Hits and users come from counters, at once; how visits ended and how long they took is added to
 // the rows when it is there, and a small trend to those rows that can be seen.
 
-import { ask } from "./api.js";
-import { time, timeOfTrends } from "./buckets.js";
+import { ask, askSlowly } from "./api.js";
+import { MANY_HITS, time, timeOfTrends } from "./buckets.js";
 import { sparkline } from "./chart.js";
-import { byId, element } from "./dom.js";
-import { duration, longMoment, number, percent, knownZone } from "./format.js";
+import { button, byId, onTyping } from "./dom.js";
+import { duration, shortMoment, number, percent, knownZone } from "./format.js";
 import { Panel } from "./panel.js";
 import { addFilter, exactly, go, view as current } from "./state.js";
 import { sorted, table } from "./table.js";
 
 const MOST_ROWS = 1000; // as many as the API gives on one page
 const EXTREMES = 50;
-// A trend of one endpoint is read from visits, if there are counters for all: not of too many.
-const MOST_HITS_OF_SPARKLINES = 2_000_000;
 const OUTCOMES = "status,latency";
 
 const panel = new Panel("endpoints");
@@ -34,17 +32,11 @@ const ENDPOINT = {
   label: "Endpoint",
   value: (row) => row.endpoint,
   cell: (row) =>
-    element(
-      "button",
-      {
-        type: "button",
-        class: "value",
-        title: row.endpoint,
-        "data-key": `${row.method} ${row.endpoint}`,
-        click: () => addFilter("endpoint", exactly(row.endpoint)),
-      },
-      row.endpoint,
-    ),
+    button(row.endpoint, () => addFilter("endpoint", exactly(row.endpoint)), {
+      class: "value",
+      title: row.endpoint,
+      "data-key": key(row),
+    }),
 };
 const METHOD = { name: "method", label: "Method", value: (row) => row.method };
 const HITS = figure("hit_count", "Hits", (row) => row.hit_count, number);
@@ -57,7 +49,7 @@ const LAST = {
   label: "Last",
   numeric: true,
   value: (row) => row.last_access,
-  cell: (row) => longMoment(row.last_access, knownZone(current().tz)),
+  cell: (row) => shortMoment(row.last_access, knownZone(current().tz)),
 };
 const TREND = {
   name: "trend",
@@ -80,31 +72,18 @@ export const endpoints = {
     trends = new Map();
   },
 
-  load: (view, signal) =>
-    panel.run(signal, async () => {
-      const { body, next } = await page(view, signal, {});
-      const known = new Map(rows.map((row) => [key(row), row]));
-      // Figures that are not asked for yet stay what they were, when only the time went on.
-      rows = body.stats.map((row) => (panel.root.dataset.old === "" ? row : { ...known.get(key(row)), ...row }));
-      isWhole = !next;
-      total = body.total_endpoints;
-      showEndpoints(view);
-    }),
+  load: (view, signal) => page(view, signal, {}),
 
-  outcomes: (view, signal) =>
-    Promise.all([
-      whole(view, signal),
-      slowest.run(signal, () => extremes(slowest, P99, view, signal)),
-      failing.run(signal, () => extremes(failing, ERRORS, view, signal)),
-    ]),
+  async outcomes(view, signal) {
+    await whole(view, signal);
+    if (signal.aborted) return;
+    await slowest.run(signal, () => extremes(slowest, P99, view, signal));
+    await failing.run(signal, () => extremes(failing, ERRORS, view, signal));
+  },
 
   /** Watch rows, and draw a trend in those that come into sight. */
   sparklines(view, signal) {
-    const hits = rows.reduce((sum, row) => sum + row.hit_count, 0);
-    if (hits > MOST_HITS_OF_SPARKLINES) {
-      panel.say("No small trends: there are too many visits in this time.");
-      return;
-    }
+    if (endpoints.hits() > MANY_HITS) return; // they are read from visits
     const seen = (entries) => {
       for (const { isIntersecting, target } of entries) {
         if (isIntersecting) sparklineOf(target.dataset.row, view, signal);
@@ -114,34 +93,35 @@ export const endpoints = {
     watch();
   },
 
+  hits: () => rows.reduce((sum, row) => sum + row.hit_count, 0),
+
   show: showEndpoints,
 
   /** Sort the rows; where these are not all, others may come first. */
   sort: (view, signal) => (isWhole ? showEndpoints(view) : whole(view, signal)),
 };
 
-/** Load rows with all their figures. */
-function whole(view, signal) {
-  return panel.run(signal, async () => {
-    const { body, next } = await page(view, signal, { include: OUTCOMES });
-    rows = body.stats;
-    isWhole = !next;
-    showEndpoints(view);
-  });
-}
-
 function key(row) {
   return `${row.method} ${row.endpoint}`;
 }
 
+/** Load rows, and show them. */
 function page(view, signal, more) {
-  // Where there is more than a page, what comes first is for the API to say.
-  const needsFigures = !["endpoint", "method", "hit_count", "unique_users"].includes(
-    view.sort.replace(/^-/, ""),
-  );
-  const sort = !isWhole && (more.include || !needsFigures) ? { sort: view.sort } : {};
-  const asked = { ...time(view), ...view.filters, limit: MOST_ROWS, ...sort, ...more };
-  return ask("stats", asked, signal);
+  return panel.run(signal, async () => {
+    const asked = { ...time(view), ...view.filters, limit: MOST_ROWS, ...more };
+    const { body, next } = await ask("stats", asked, signal);
+    // Figures that were not asked for stay what they were, when only time went on.
+    const known = new Map(panel.isOld ? [] : rows.map((row) => [key(row), row]));
+    rows = body.stats.map((row) => ({ ...known.get(key(row)), ...row }));
+    isWhole = !next;
+    total = body.total_endpoints;
+    showEndpoints(view);
+  });
+}
+
+/** Load rows with all their figures. Where there are more than a page, the API says which come first. */
+function whole(view, signal) {
+  return page(view, signal, { include: OUTCOMES, sort: view.sort });
 }
 
 function showEndpoints(view) {
@@ -183,7 +163,7 @@ async function sparklineOf(name, view, signal) {
   const only = { endpoint: exactly(row.endpoint), method: row.method };
   try {
     const asked = { ...timeOfTrends(view), ...view.filters, ...only };
-    const { body } = await ask("trends", asked, signal);
+    const { body } = await askSlowly("trends", asked, signal);
     const values = body.trends.map((bucket) => bucket.hits).reverse();
     trends.set(name, sparkline(values, `Hits: ${values.join(", ")}`));
   } catch {
@@ -196,9 +176,13 @@ async function sparklineOf(name, view, signal) {
 
 /** Show the rows with the greatest of one figure; those without any are none. */
 async function extremes(place, column, view, signal) {
-  const asked = { ...time(view), ...view.filters, include: OUTCOMES };
-  const { body } = await ask("stats", { ...asked, sort: `-${column.name}`, limit: EXTREMES }, signal);
-  const found = body.stats.filter((row) => column.value(row) > 0);
+  const sort = `-${column.name}`;
+  let first = sorted(rows, COLUMNS, sort);
+  if (!isWhole || !rows[0]?.duration_us) {
+    const asked = { ...time(view), ...view.filters, include: OUTCOMES, sort, limit: EXTREMES };
+    first = (await ask("stats", asked, signal)).body.stats;
+  }
+  const found = first.slice(0, EXTREMES).filter((row) => column.value(row) > 0);
   const columns = [ENDPOINT, METHOD, column, HITS, LAST];
   if (!found.length) {
     place.empty(column === ERRORS ? "Nothing failed: no answer was 5xx." : "No durations are known.");
@@ -208,8 +192,4 @@ async function extremes(place, column, view, signal) {
   place.show(table({ caption, columns, rows: found }), { columns, rows: found });
 }
 
-let typing = null;
-search.addEventListener("input", () => {
-  clearTimeout(typing);
-  typing = setTimeout(() => go({ search: search.value }, { replace: true }), 150);
-});
+onTyping(search, (text) => go({ search: text }, { replace: true }));

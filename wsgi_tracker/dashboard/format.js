@@ -20,7 +20,7 @@ const in_unit = (value, unit, digits) =>
   new Intl.NumberFormat(undefined, {
     style: "unit",
     unit,
-    unitDisplay: "short",
+    unitDisplay: "narrow",
     maximumSignificantDigits: digits,
   }).format(value);
 
@@ -78,25 +78,24 @@ function say(date, zone, options) {
 const DAY = { day: "numeric", month: "short" };
 const CLOCK = { hour: "2-digit", minute: "2-digit" };
 
-export function moment(text, zone) {
-  return say(new Date(text), zone, { ...DAY, ...CLOCK, second: "2-digit" });
-}
-
-export function longMoment(text, zone) {
-  return say(new Date(text), zone, { dateStyle: "medium", timeStyle: "short" });
-}
-
-export function clock(text, zone) {
-  return say(new Date(text), zone, { ...CLOCK, second: "2-digit" });
-}
+const SECONDS = { ...CLOCK, second: "2-digit" };
+export const moment = (text, zone) => say(new Date(text), zone, { ...DAY, ...SECONDS });
+export const shortMoment = (text, zone) => say(new Date(text), zone, { ...DAY, ...CLOCK });
+export const longMoment = (text, zone) =>
+  say(new Date(text), zone, { dateStyle: "medium", timeStyle: "short" });
+export const clock = (text, zone) => say(new Date(text), zone, SECONDS);
 
 /** Say which bucket a name of the API is. Those of a day and more are dates, in no zone. */
 export function bucketName(name, granularity, zone) {
   if (granularity === "hour") return say(new Date(name), zone, { weekday: "short", ...DAY, ...CLOCK });
-  const date = new Date(`${name.length === 7 ? `${name}-01` : name}T00:00:00Z`);
+  const date = dateOf(name);
   if (granularity === "month") return say(date, "UTC", { month: "long", year: "numeric" });
   const day = say(date, "UTC", { weekday: "short", ...DAY, year: "numeric" });
   return granularity === "week" ? `Week of ${day}` : day;
+}
+
+function dateOf(name) {
+  return new Date(`${name.length === 7 ? `${name}-01` : name}T00:00:00Z`);
 }
 
 /** Say it for an axis, where there is little room. */
@@ -105,8 +104,7 @@ export function bucketTick(name, granularity, zone) {
     const text = say(new Date(name), zone, { ...CLOCK, hourCycle: "h23" });
     return text === "00:00" ? say(new Date(name), zone, DAY) : text;
   }
-  const date = new Date(`${name.length === 7 ? `${name}-01` : name}T00:00:00Z`);
-  return say(date, "UTC", granularity === "month" ? { month: "short", year: "2-digit" } : DAY);
+  return say(dateOf(name), "UTC", granularity === "month" ? { month: "short", year: "2-digit" } : DAY);
 }
 
 /** Say a bound of a range: a date as it is, a moment in a zone. */

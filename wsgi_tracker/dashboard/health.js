@@ -8,15 +8,18 @@ const POLL_SECONDS = 60;
 const line = byId("health");
 
 /** Do something now and every so many seconds, while the page can be seen, until `signal`. */
-export async function every(seconds, signal, work) {
-  const timer = setInterval(() => document.hidden || work(), seconds * 1000);
-  const shown = () => document.hidden || work();
-  document.addEventListener("visibilitychange", shown);
-  signal.addEventListener("abort", () => {
-    clearInterval(timer);
-    document.removeEventListener("visibilitychange", shown);
-  });
-  await work();
+export function every(seconds, signal, work) {
+  let isAtWork = false;
+  const round = async () => {
+    if (document.hidden || isAtWork) return;
+    isAtWork = true;
+    await work();
+    isAtWork = false;
+  };
+  const timer = setInterval(round, seconds * 1000);
+  document.addEventListener("visibilitychange", round, { signal });
+  signal.addEventListener("abort", () => clearInterval(timer));
+  return round();
 }
 
 export function watchHealth(signal) {

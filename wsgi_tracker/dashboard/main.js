@@ -65,18 +65,13 @@ function restartVisits(view) {
 
 /** Load all panels, the quick ones first; `all` takes those that are read from visits along. */
 async function load(view, signal, all) {
-  await Promise.all([cards.totals(view, signal), trend.load(view, signal), endpoints.load(view, signal)]);
+  const quick = [cards.totals, trend.load, endpoints.load, cards.outcomes, endpoints.outcomes];
+  await Promise.all(quick.map((ask) => ask(view, signal)));
   byId("updated").textContent = `Updated ${clock(new Date(), knownZone(view.tz))}`;
-  await Promise.all([cards.outcomes(view, signal), endpoints.outcomes(view, signal)]);
   if (!all || signal.aborted) return;
   endpoints.sparklines(view, signal);
-  await Promise.all([
-    cards.comparison(view, signal),
-    trend.comparison(view, signal),
-    breakdowns.load(view, signal),
-    cards.sessions(view, signal),
-  ]);
-  document.body.dataset.loaded = JSON.stringify(location.search);
+  const slow = [cards.comparison, trend.comparison, breakdowns.load, cards.sessions];
+  await Promise.all(slow.map((ask) => ask(view, signal, endpoints.hits())));
 }
 
 /** Load again every minute while the page can be seen, if visits may have come. */
@@ -126,6 +121,8 @@ function start() {
 needs.addEventListener("token", (event) => askForToken(event.detail));
 byId("token-form").addEventListener("submit", takeToken);
 addEventListener("hashchange", () => takeTokenFromAddress() && start());
+byId("host").textContent = location.host;
+document.title = `Visits of ${location.host}`;
 onView(show);
 takeTokenFromAddress();
 makeControls();

@@ -1,7 +1,7 @@
 // A panel of the page, and the states that it can be in: at work, full, empty, or in trouble. Its
 // height is the style sheet's in all of them, so that nothing jumps.
 
-import { byId, element } from "./dom.js";
+import { button, byId, element } from "./dom.js";
 import { download } from "./csv.js";
 
 const LONGEST_WAIT_SECONDS = 30;
@@ -11,7 +11,7 @@ export const needs = new EventTarget();
 
 export class Panel {
   #work = 0;
-  #isOld = true; // what it shows is of another view
+  isOld = true; // whether what it shows is of another view
   #table = null; // what is downloaded: columns and rows
 
   constructor(id) {
@@ -24,7 +24,7 @@ export class Panel {
 
   /** Show that the view is another one now, until there is something of it. */
   turn() {
-    this.#isOld = true;
+    this.isOld = true;
     this.root.dataset.old = "";
     this.#clearProblem();
   }
@@ -56,6 +56,13 @@ export class Panel {
     this.show(element("p", { class: "empty" }, text));
   }
 
+  /** Say why something is not asked for, and offer to do it. */
+  offer(text, signal, work) {
+    this.show(
+      element("div", { class: "empty" }, element("p", {}, text, button("Ask", () => this.run(signal, work)))),
+    );
+  }
+
   say(text) {
     if (this.note) this.note.textContent = text;
   }
@@ -73,7 +80,7 @@ export class Panel {
   }
 
   #fresh() {
-    this.#isOld = false;
+    this.isOld = false;
     delete this.root.dataset.old;
   }
 
@@ -88,7 +95,7 @@ export class Panel {
       return;
     }
     if (!("status" in error)) console.error(error); // a fault of ours
-    if (this.#isOld) this.body.replaceChildren();
+    if (this.isOld && !this.keeps) this.body.replaceChildren();
     this.#clearProblem();
     const wait = error.retryAfter && Math.min(LONGEST_WAIT_SECONDS, error.retryAfter * 2 ** tries);
     const timer = wait && setTimeout(() => again(), wait * 1000);
@@ -102,7 +109,7 @@ export class Panel {
       "div",
       { class: "problem", role: "status" },
       element("p", {}, `${sentence(error)}${later}`),
-      element("button", { type: "button", click: now }, "Ask again"),
+      button("Ask again", now),
     );
     this.root.append(this.problem);
   }
@@ -117,11 +124,8 @@ export class Panel {
     if (!slot) return;
     const save = () => download(`${id}.csv`, this.#table.columns, this.#table.rows);
     const title = this.root.querySelector("h2").textContent;
-    this.downloadButton = element(
-      "button",
-      { type: "button", class: "quiet", disabled: true, click: save, "aria-label": `${title} as CSV` },
-      "CSV",
-    );
+    const attributes = { class: "quiet", disabled: true, "aria-label": `${title} as CSV` };
+    this.downloadButton = button("CSV", save, attributes);
     slot.replaceWith(this.downloadButton);
   }
 }

@@ -3,23 +3,11 @@
 
 import { GRANULARITIES, PERIODS } from "./buckets.js";
 
-/** What visits can be filtered by, in the words of the API, and how each is called here. */
-export const FILTERS = {
-  endpoint: "Endpoint",
-  method: "Method",
-  status: "Status",
-  class: "Class",
-  path: "Path",
-  host: "Host",
-  referer: "Referer",
-  referer_host: "Referer's host",
-  browser: "Browser",
-  system: "System",
-  user_agent: "User agent",
-  error: "Error",
-  ip_address: "Address",
-  user_hash: "User",
-};
+/** What visits can be filtered by, in the words of the API. */
+export const FILTERS = (
+  "endpoint method status class path host referer referer_host browser system user_agent error " +
+  "ip_address user_hash"
+).split(" ");
 const DEFAULTS = {
   period: "week",
   start: "",
@@ -39,7 +27,7 @@ export function view() {
   const given = new URLSearchParams(location.search);
   const found = { filters: {} };
   for (const name of Object.keys(DEFAULTS)) found[name] = given.get(name) ?? DEFAULTS[name];
-  for (const name of Object.keys(FILTERS)) {
+  for (const name of FILTERS) {
     if (given.has(name)) found.filters[name] = given.get(name);
   }
   if (!Object.hasOwn(PERIODS, found.period)) found.period = DEFAULTS.period;
@@ -60,6 +48,12 @@ export function go(changes, { replace = false } = {}) {
   if (address === location.pathname + location.search) return;
   history[replace ? "replaceState" : "pushState"](null, "", address);
   announce();
+}
+
+/** Return how a filter is called on the page. */
+export function label(name) {
+  const text = name.replace("ip_", "IP ").replaceAll("_", " ");
+  return text.charAt(0).toUpperCase() + text.slice(1);
 }
 
 export function addFilter(name, value) {

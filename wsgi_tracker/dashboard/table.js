@@ -1,16 +1,16 @@
 // A table: columns that say what they show of a row, and headers that sort.
 
-import { element } from "./dom.js";
+import { button, element } from "./dom.js";
 
 /**
  * Make a table. A column has a `name`, which the API and CSV use, a `label`, and of a row its
  * `value` and, where that is not its text, what is shown in the `cell`. `sort` is a name, after a
  * `-` from the greatest, and `onSort` is told which one is asked for.
  */
-export function table({ caption, columns, rows, sort, onSort, attributes = () => ({}) }) {
+export function table({ caption, columns, rows, sort, onSort, className, attributes = () => ({}) }) {
   return element(
     "table",
-    {},
+    { class: className },
     element("caption", { class: "hidden" }, caption),
     element("colgroup", {}, ...columns.map((column) => element("col", { class: column.name }))),
     element("thead", {}, element("tr", {}, ...columns.map((column) => header(column, sort, onSort)))),
@@ -39,15 +39,9 @@ function header(column, sort, onSort) {
   return element(
     "th",
     { scope: "col", class: name, "aria-sort": isSorted && (falls ? "descending" : "ascending") },
-    element(
-      "button",
-      {
-        type: "button",
-        "data-key": `sort ${column.name}`,
-        click: () => onSort((next ? "-" : "") + column.name),
-      },
-      column.label,
-    ),
+    button(column.label, () => onSort((next ? "-" : "") + column.name), {
+      "data-key": `sort ${column.name}`,
+    }),
   );
 }
 

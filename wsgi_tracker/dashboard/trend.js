@@ -1,6 +1,6 @@
 // The chart's panel: the trend, the time before behind it, and the same as a table.
 
-import { ask } from "./api.js";
+import { ask, askSlowly } from "./api.js";
 import { granularityOf, hasBefore, isOpen, isRange, rangeOf, timeOfTrends } from "./buckets.js";
 import { Chart } from "./chart.js";
 import { byId, element } from "./dom.js";
@@ -9,34 +9,33 @@ import { Panel } from "./panel.js";
 import { go, view as current } from "./state.js";
 import { table } from "./table.js";
 
+const PARTIAL = "not a whole one";
 const panel = new Panel("trend");
+const place = element("div");
+const chart = new Chart(place, { onZoom: zoom, onReset: resetZoom });
 let buckets = [];
-let chart = null;
 
 export const trend = {
   turn() {
     panel.turn();
-    // One bucket more or less, and the line of another time would stand beside.
-    chart?.showBefore(null);
+    chart.showBefore(null); // it would be that of another time
   },
 
-  load: (view, signal) =>
-    panel.run(signal, async () => {
-      const { body } = await ask("trends", { ...timeOfTrends(view), ...view.filters }, signal);
-      buckets = body.trends.toReversed();
-      draw(view);
-    }),
+  load: (view, signal) => load(view, signal, ask, {}),
 
-  comparison: (view, signal) =>
-    panel.run(signal, async () => {
-      if (!hasBefore(view)) return;
-      const asked = { ...timeOfTrends(view), ...view.filters, compare: "previous" };
-      const { body } = await ask("trends", asked, signal);
-      buckets = body.trends.toReversed();
-      draw(view);
-      chart.showBefore(body.previous.trends.toReversed());
-    }),
+  comparison(view, signal) {
+    if (hasBefore(view)) return load(view, signal, askSlowly, { compare: "previous" });
+  },
 };
+
+function load(view, signal, how, more) {
+  return panel.run(signal, async () => {
+    const { body } = await how("trends", { ...timeOfTrends(view), ...view.filters, ...more }, signal);
+    buckets = body.trends.toReversed();
+    draw(view);
+    if (body.previous) chart.showBefore(body.previous.trends.toReversed());
+  });
+}
 
 function draw(view) {
   const granularity = granularityOf(view);
@@ -44,31 +43,18 @@ function draw(view) {
   const name = (bucket) => bucketName(bucket.time_bucket, granularity, zone);
   const columns = [
     { name: "time_bucket", label: "Time", value: (row) => row.time_bucket, cell: name },
-    { name: "hits", label: "Hits", numeric: true, value: (row) => row.hits, cell: of("hits") },
-    {
-      name: "unique_users",
-      label: "Unique users",
-      numeric: true,
-      value: (row) => row.unique_users,
-      cell: of("unique_users"),
-    },
+    count("hits", "Hits"),
+    count("unique_users", "Unique users"),
     { name: "partial", label: "", value: (row) => String(row.partial), cell: said },
   ];
   const isEmpty = !buckets.some((bucket) => bucket.hits);
   byId("nothing").hidden = !isEmpty;
-  place();
   chart.describe = (bucket, before) => describe(bucket, before, name);
   chart.tick = (bucket) => bucketTick(bucket.time_bucket, granularity, zone);
-  panel.show(chart.root.parentElement, { columns, rows: buckets });
+  panel.show(place, { columns, rows: buckets });
   chart.show(buckets);
   const rows = buckets.toReversed();
   byId("trend-table").replaceChildren(table({ caption: "The trend in figures", columns, rows }));
-}
-
-/** Make the chart, once. */
-function place() {
-  if (chart) return;
-  chart = new Chart(element("div"), { onZoom: zoom, onReset: resetZoom });
 }
 
 function zoom(first, last) {
@@ -89,14 +75,14 @@ function describe(bucket, before, name) {
     ["users", `${number(bucket.unique_users)} unique users`],
   ];
   if (before) lines.push(["before", `${number(before.hits)} hits in the time before`]);
-  if (bucket.partial) lines.push(["partial", "not a whole one"]);
+  if (bucket.partial) lines.push(["partial", PARTIAL]);
   return { name: name(bucket), lines };
 }
 
-function of(key) {
-  return (row) => number(row[key]);
+function count(name, label) {
+  return { name, label, numeric: true, value: (row) => row[name], cell: (row) => number(row[name]) };
 }
 
 function said(row) {
-  return row.partial ? "not a whole one" : "";
+  return row.partial ? PARTIAL : "";
 }

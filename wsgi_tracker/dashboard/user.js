@@ -2,7 +2,7 @@
 // back button closes it.
 
 import { ask } from "./api.js";
-import { byId, element } from "./dom.js";
+import { button, byId, element } from "./dom.js";
 import { clock, knownZone, longMoment, number, rate, seconds } from "./format.js";
 import { Panel } from "./panel.js";
 import { exactly, go, view as current } from "./state.js";
@@ -31,15 +31,15 @@ export function showUser(view) {
   load(view, {}, [], signal);
 }
 
-function load(view, more, sessions, signal) {
+function load(view, page, sessions, signal) {
   return panel.run(signal, async () => {
     const zone = view.tz ? { tz: view.tz } : {};
     const report = `users/${encodeURIComponent(view.user)}`;
-    const { body, next } = await ask(report, { ...zone, ...more }, signal);
+    const { body, next } = await ask(report, { ...zone, ...page }, signal);
     const all = [...sessions, ...body.path];
     const older = () => load(view, Object.fromEntries(new URLSearchParams(next)), all, signal);
-    const button = next && element("button", { type: "button", class: "older", click: older }, "Older");
-    panel.show([totals(body), frequent(body), ...all.map(session), button].filter(Boolean));
+    const more = next && button("Older", older, { class: "older" });
+    panel.show([totals(body), frequent(body), ...all.map(session), more].filter(Boolean));
   });
 }
 

@@ -2,7 +2,7 @@
 
 import { ask } from "./api.js";
 import { time } from "./buckets.js";
-import { byId, element } from "./dom.js";
+import { button, byId, element, offer, onTyping } from "./dom.js";
 import { duration, knownZone, moment } from "./format.js";
 import { Panel } from "./panel.js";
 import { go } from "./state.js";
@@ -45,21 +45,17 @@ function show(view, rows, next, signal) {
   }
   const columns = columnsOf(knownZone(view.tz));
   const made = table({ caption: "Recent visits, the newest first", columns, rows });
-  const older = next && older_button(view, rows, next, signal);
+  const older = next && olderButton(view, rows, next, signal);
   panel.show([made, older].filter(Boolean), { columns, rows });
 }
 
-function older_button(view, rows, next, signal) {
+function olderButton(view, rows, next, signal) {
   const more = () =>
     panel.run(signal, async () => {
       const { body, next: further } = await ask("visits", new URLSearchParams(next), signal);
       show(view, [...rows, ...body.visits], further, signal);
     });
-  return element(
-    "button",
-    { type: "button", class: "older", "data-key": "older", click: more },
-    "Older visits",
-  );
+  return button("Older visits", more, { class: "older", "data-key": "older" });
 }
 
 function columnsOf(zone) {
@@ -98,21 +94,14 @@ function columnsOf(zone) {
 /** Show a status, and by its colour which kind it is. */
 export function statusMark(row) {
   const kind = row.status ? Math.floor(row.status / 100) : 0;
-  return element("span", { class: `status of${kind}` }, row.status ?? "–");
+  return element("span", { class: `mark of${kind}` }, row.status ?? "–");
 }
 
 function userButton(hash) {
   if (!hash) return "–";
-  return element(
-    "button",
-    { type: "button", class: "value mono", title: hash, click: () => go({ user: hash }) },
-    hash.slice(0, 8),
-  );
+  return button(hash.slice(0, 8), () => go({ user: hash }), { class: "value mono", title: hash });
 }
 
-let typing = null;
-path.addEventListener("input", () => {
-  clearTimeout(typing);
-  typing = setTimeout(() => go({ visits_path: path.value }, { replace: true }), 250);
-});
+offer(status, [["", "Any status"], ...["2xx", "3xx", "4xx", "5xx"].map((kind) => [kind, kind])]);
+onTyping(path, (text) => go({ visits_path: text }, { replace: true }));
 status.addEventListener("change", () => go({ visits_status: status.value }));
