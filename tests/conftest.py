@@ -13,7 +13,7 @@ import webtest
 from wsgi_tracker import Tracker
 
 # Helpers stand beside the tests; importlib mode puts nothing on the path by itself.
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent / "faults")]
+sys.path[:0] = [str(Path(__file__).parent / folder) for folder in ("", "faults", "browser")]
 
 
 def hello(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:

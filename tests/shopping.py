@@ -98,7 +98,9 @@ def hash_of(agent: str) -> str:
     return f"{random.Random(agent).getrandbits(112):028x}"
 
 
-def _visit(chance: random.Random, timestamp: int, who: tuple[str, str, str, str | None, str]) -> Visit:
+def _visit(
+    chance: random.Random, timestamp: int, who: tuple[str, str, str, str | None, str]
+) -> Visit:
     user, agent, address, referer, host = who
     if chance.random() < 0.045:
         path, endpoint, status = _choice(chance, DEAD), "(unmatched)", 404
