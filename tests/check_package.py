@@ -7,6 +7,7 @@ import importlib.resources
 from pathlib import Path
 
 import wsgi_tracker
+from wsgi_tracker.dashboard import NAMES
 
 
 def app(environ, start_response):  # type: ignore[no-untyped-def]
@@ -21,6 +22,7 @@ def main() -> None:
     assert package.joinpath("py.typed").is_file()
     assert package.joinpath("storage/schema.sql").is_file()
     assert package.joinpath("integrations/django.py").is_file()
+    assert all(package.joinpath("dashboard", name).is_file() for name in NAMES)
     assert installed.version == wsgi_tracker.__version__
     assert not any(str(file).startswith("tests") for file in installed.files or ())
 
@@ -28,6 +30,8 @@ def main() -> None:
         assert b"".join(tracked({"REQUEST_METHOD": "GET", "PATH_INFO": "/"}, print)) == b"hello"
         report = {"REQUEST_METHOD": "GET", "PATH_INFO": "/api/tracking/summary"}
         assert b'"total_hits": 1' in b"".join(tracked(report, lambda status, headers: print))
+        page = {"REQUEST_METHOD": "GET", "PATH_INFO": "/api/tracking/dashboard"}
+        assert b"<!doctype html>" in b"".join(tracked(page, lambda status, headers: print))
     print(f"wsgi-tracker {installed.version} is whole")
 
 

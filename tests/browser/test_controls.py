@@ -404,7 +404,7 @@ def test_value_is_chosen_with_the_keyboard(visitor: Visitor) -> None:
     page.focus("#periods input")
     page.keyboard.press("ArrowRight")
     visitor.wait()
-    page.locator("#systems button").first.focus()
+    page.locator("#systems tbody button").first.focus()
     page.keyboard.press("Enter")
     visitor.wait()
 

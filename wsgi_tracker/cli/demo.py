@@ -125,7 +125,8 @@ def _show(port: int, token: str, seconds: float) -> None:
 def _stay(port: int, token: str) -> None:
     base = f"http://127.0.0.1:{port}"
     click.echo(
-        f"\nAsk it yourself, and end it with Ctrl-C:\n"
+        f"\nLook at it: {base}/api/tracking/dashboard#token={token}\n"
+        f"Or ask it yourself, and end it with Ctrl-C:\n"
         f"  export WSGI_TRACKER_TOKEN={token}\n"
         f"  wsgi-tracker visits --follow --url {base}\n"
         f'  curl -H "Authorization: Bearer $WSGI_TRACKER_TOKEN" {base}/api/tracking/live'
