@@ -20,8 +20,8 @@ const LISTS = [
   { id: "systems", by: "system", none: "Not known" },
   { id: "classes", by: "class", none: "Not known" },
   { id: "hosts", by: "host", none: "None was named" },
-  { id: "exceptions", by: "error", none: "None", only: { error: "-" }, nothing: "No request ended with an error." },
-  { id: "dead-paths", by: "path", none: "None", only: DEAD, nothing: "No request was answered 404." },
+  { id: "exceptions", by: "error", only: { error: "-" }, nothing: "No request ended with an error." },
+  { id: "dead-paths", by: "path", only: DEAD, nothing: "No request was answered 404." },
   {
     id: "dead-referers",
     by: "referer",

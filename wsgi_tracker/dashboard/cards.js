@@ -105,7 +105,7 @@ function compare(summary, names) {
     const { of, say, isBad } = CARDS[name];
     const before = of(summary.previous);
     const { text, direction } = change(of(summary), before);
-    const arrow = { 1: "▲", [-1]: "▼", 0: "" }[direction];
+    const arrow = ["▼", "", "▲"][direction + 1];
     const worse = isBad && direction > 0 ? "worse" : isBad && direction < 0 ? "better" : "";
     part(name, "change").replaceChildren(
       element("span", { class: worse, title: `${say(before)} in the time before` }, `${arrow} ${text}`),
@@ -124,5 +124,5 @@ function aboutErrors({ status }) {
 }
 
 function aboutTime({ duration_us }) {
-  return `99% within ${duration(duration_us.p99)}`;
+  return duration_us.p99 === null ? "" : `99% within ${duration(duration_us.p99)}`;
 }

@@ -19,10 +19,8 @@ export class Chart {
   #anchor = null; // where a selection began
   #dragged = null; // where the pointer went down
 
-  /** `describe` says a bucket in words, `tick` on the axis; `onZoom` gets first and last index. */
-  constructor(place, { describe, tick, onZoom, onReset }) {
-    this.describe = describe;
-    this.tick = tick;
+  /** `onZoom` gets first and last index. What says a bucket in words, and on the axis, is set later. */
+  constructor(place, { onZoom, onReset }) {
     this.onZoom = onZoom;
     this.onReset = onReset;
     this.drawing = svg("svg", { "aria-hidden": "true", height: HEIGHT });
@@ -53,13 +51,11 @@ export class Chart {
 
   /** Show buckets, the oldest first. */
   show(buckets) {
-    const isSame = buckets.length === this.#buckets.length;
-    this.#buckets = buckets;
-    if (!isSame) {
-      this.#before = null;
+    if (buckets.length !== this.#buckets.length) {
+      this.#before = this.#anchor = null;
       this.#at = -1;
-      this.#anchor = null;
     }
+    this.#buckets = buckets;
     this.#draw();
   }
 

@@ -16,6 +16,8 @@ const [zone, kind, granularity] = [byId("zone"), byId("class"), byId("granularit
 export function showControls(view) {
   for (const input of periods.querySelectorAll("input")) {
     input.checked = !isRange(view) && input.value === view.period;
+    // On a phone it may be out of sight.
+    if (input.checked) periods.scrollLeft = input.parentElement.offsetLeft - 80;
   }
   range.classList.toggle("chosen", isRange(view));
   byId("range-name").textContent = isRange(view) ? nameOfRange(view) : "Range";
@@ -80,10 +82,9 @@ function radio(value, label) {
 
 function zones() {
   const own = ownZone();
-  const near = [["", "Database's zone"], ["UTC", "UTC"], [own, `${own} (yours)`]];
-  const all = Intl.supportedValuesOf?.("timeZone") ?? [];
-  const rest = all.filter((name) => name !== own && name !== "UTC").map((name) => [name, name]);
-  return [...near.filter(([name], index) => index < 2 || name !== "UTC"), ...rest];
+  const names = new Map([["", "Database's zone"], ["UTC", "UTC"], [own, `${own} (yours)`]]);
+  for (const name of Intl.supportedValuesOf("timeZone")) if (!names.has(name)) names.set(name, name);
+  return [...names];
 }
 
 function makeRange() {

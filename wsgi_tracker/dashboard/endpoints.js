@@ -7,7 +7,7 @@ import { ask, askSlowly } from "./api.js";
 import { MANY_HITS, time, timeOfTrends } from "./buckets.js";
 import { sparkline } from "./chart.js";
 import { button, byId, onTyping } from "./dom.js";
-import { duration, shortMoment, number, percent, knownZone } from "./format.js";
+import { bound, duration, knownZone, number, percent } from "./format.js";
 import { Panel } from "./panel.js";
 import { addFilter, exactly, go, view as current } from "./state.js";
 import { sorted, table } from "./table.js";
@@ -49,7 +49,7 @@ const LAST = {
   label: "Last",
   numeric: true,
   value: (row) => row.last_access,
-  cell: (row) => shortMoment(row.last_access, knownZone(current().tz)),
+  cell: (row) => bound(row.last_access, knownZone(current().tz)),
 };
 const TREND = {
   name: "trend",
@@ -72,13 +72,18 @@ export const endpoints = {
     trends = new Map();
   },
 
-  load: (view, signal) => page(view, signal, {}),
+  load: (view, signal) => panel.run(signal, async () => take(view, await page(view, signal))),
 
-  async outcomes(view, signal) {
-    await whole(view, signal);
-    if (signal.aborted) return;
-    await slowest.run(signal, () => extremes(slowest, P99, view, signal));
-    await failing.run(signal, () => extremes(failing, ERRORS, view, signal));
+  /** Load rows with all their figures; three panels show them, and any asks again. */
+  outcomes(view, signal) {
+    const load = shared(() => page(view, signal, { include: OUTCOMES, sort: view.sort }));
+    const extreme = (place, column) =>
+      place.run(signal, async () => extremes(place, column, await load(), view, signal));
+    return Promise.all([
+      panel.run(signal, async () => take(view, await load())),
+      extreme(slowest, P99),
+      extreme(failing, ERRORS),
+    ]);
   },
 
   /** Watch rows, and draw a trend in those that come into sight. */
@@ -97,31 +102,34 @@ export const endpoints = {
 
   show: showEndpoints,
 
-  /** Sort the rows; where these are not all, others may come first. */
-  sort: (view, signal) => (isWhole ? showEndpoints(view) : whole(view, signal)),
+  /** Sort the rows; where there are more than a page, the API says which come first. */
+  sort: (view, signal) => (isWhole ? showEndpoints(view) : endpoints.outcomes(view, signal)),
 };
 
 function key(row) {
   return `${row.method} ${row.endpoint}`;
 }
 
-/** Load rows, and show them. */
 function page(view, signal, more) {
-  return panel.run(signal, async () => {
-    const asked = { ...time(view), ...view.filters, limit: MOST_ROWS, ...more };
-    const { body, next } = await ask("stats", asked, signal);
-    // Figures that were not asked for stay what they were, when only time went on.
-    const known = new Map(panel.isOld ? [] : rows.map((row) => [key(row), row]));
-    rows = body.stats.map((row) => ({ ...known.get(key(row)), ...row }));
-    isWhole = !next;
-    total = body.total_endpoints;
-    showEndpoints(view);
-  });
+  return ask("stats", { ...time(view), ...view.filters, limit: MOST_ROWS, ...more }, signal);
 }
 
-/** Load rows with all their figures. Where there are more than a page, the API says which come first. */
-function whole(view, signal) {
-  return page(view, signal, { include: OUTCOMES, sort: view.sort });
+/** Return a function that asks once, and again only if that failed. */
+function shared(ask) {
+  let asked = null;
+  return () => (asked ??= ask().catch((error) => {
+    asked = null;
+    throw error;
+  }));
+}
+
+function take(view, { body, next }) {
+  // Figures that were not asked for stay what they were, when only time went on.
+  const known = new Map(panel.isOld ? [] : rows.map((row) => [key(row), row]));
+  rows = body.stats.map((row) => ({ ...known.get(key(row)), ...row }));
+  isWhole = !next;
+  total = body.total_endpoints;
+  showEndpoints(view);
 }
 
 function showEndpoints(view) {
@@ -175,20 +183,17 @@ async function sparklineOf(name, view, signal) {
 }
 
 /** Show the rows with the greatest of one figure; those without any are none. */
-async function extremes(place, column, view, signal) {
+async function extremes(place, column, { body, next }, view, signal) {
   const sort = `-${column.name}`;
-  let first = sorted(rows, COLUMNS, sort);
-  if (!isWhole || !rows[0]?.duration_us) {
-    const asked = { ...time(view), ...view.filters, include: OUTCOMES, sort, limit: EXTREMES };
-    first = (await ask("stats", asked, signal)).body.stats;
-  }
+  const more = { include: OUTCOMES, sort, limit: EXTREMES };
+  const first = next ? (await page(view, signal, more)).body.stats : sorted(body.stats, COLUMNS, sort);
   const found = first.slice(0, EXTREMES).filter((row) => column.value(row) > 0);
   const columns = [ENDPOINT, METHOD, column, HITS, LAST];
   if (!found.length) {
     place.empty(column === ERRORS ? "Nothing failed: no answer was 5xx." : "No durations are known.");
     return;
   }
-  const caption = place.root.querySelector("h2").textContent;
+  const caption = place.root.dataset.title;
   place.show(table({ caption, columns, rows: found }), { columns, rows: found });
 }
 

@@ -16,7 +16,7 @@ export const compact = (value) => short.format(value);
 export const rate = (value) => (value == null ? NOTHING : decimal.format(value));
 export const percent = (value) => (value == null ? NOTHING : share.format(value));
 
-const in_unit = (value, unit, digits) =>
+const inUnit = (value, unit, digits) =>
   new Intl.NumberFormat(undefined, {
     style: "unit",
     unit,
@@ -27,24 +27,24 @@ const in_unit = (value, unit, digits) =>
 /** Say how long so many microseconds are. */
 export function duration(microseconds) {
   if (microseconds == null) return NOTHING;
-  if (microseconds < 1e6) return in_unit(microseconds / 1e3, "millisecond", 3);
+  if (microseconds < 1e6) return inUnit(microseconds / 1e3, "millisecond", 3);
   return seconds(microseconds / 1e6);
 }
 
 /** Say how long so many seconds are, in the one or two units that matter. */
 export function seconds(value) {
   if (value == null) return NOTHING;
-  if (value < 60) return in_unit(value, "second", 3);
+  if (value < 60) return inUnit(value, "second", 3);
   const [large, small, size] = value < 3600 ? ["minute", "second", 60] : ["hour", "minute", 3600];
   const rounded = Math.round(value / (size / 60));
   const rest = rounded % 60;
-  const first = in_unit(Math.floor(rounded / 60), large, 6);
-  return rest ? `${first} ${in_unit(rest, small, 2)}` : first;
+  const first = inUnit(Math.floor(rounded / 60), large, 6);
+  return rest ? `${first} ${inUnit(rest, small, 2)}` : first;
 }
 
 /** Return what became more or less: text, and 1, -1 or 0. */
 export function change(now, before) {
-  if (now == null || before == null) return { text: NOTHING, direction: 0 };
+  if (now == null || before == null) return { text: "", direction: 0 };
   if (before === 0) return now === 0 ? { text: "0%", direction: 0 } : { text: "new", direction: 1 };
   const part = now / before - 1;
   return { text: difference.format(part), direction: Math.sign(Math.round(part * 100)) };
@@ -80,7 +80,6 @@ const CLOCK = { hour: "2-digit", minute: "2-digit" };
 
 const SECONDS = { ...CLOCK, second: "2-digit" };
 export const moment = (text, zone) => say(new Date(text), zone, { ...DAY, ...SECONDS });
-export const shortMoment = (text, zone) => say(new Date(text), zone, { ...DAY, ...CLOCK });
 export const longMoment = (text, zone) =>
   say(new Date(text), zone, { dateStyle: "medium", timeStyle: "short" });
 export const clock = (text, zone) => say(new Date(text), zone, SECONDS);

@@ -6,6 +6,7 @@ import { number } from "./format.js";
 
 const POLL_SECONDS = 60;
 const line = byId("health");
+let said = "";
 
 /** Do something now and every so many seconds, while the page can be seen, until `signal`. */
 export function every(seconds, signal, work) {
@@ -47,18 +48,21 @@ function show(health) {
 
 /** Say it in a word, and in a line that opens the whole of it. */
 function tell(kind, title, lines) {
-  const wasOpen = line.querySelector("details")?.open;
+  const text = [title, ...lines].join("\n");
+  if (text === said) return; // who listens has heard it, and who reads has it open
+  said = text;
   line.className = kind;
+  const dot = element("span", { class: "dot" });
   if (!lines.length) {
-    line.replaceChildren(element("span", { class: "dot" }), title);
+    line.replaceChildren(dot, title);
     return;
   }
   line.replaceChildren(
     element(
       "details",
-      { open: wasOpen },
-      element("summary", {}, element("span", { class: "dot" }), title, element("span", { class: "first" }, lines[0])),
-      element("ul", {}, ...lines.map((text) => element("li", {}, text))),
+      {},
+      element("summary", {}, dot, title, element("span", { class: "first" }, lines[0])),
+      element("ul", {}, ...lines.map((each) => element("li", {}, each))),
     ),
   );
 }

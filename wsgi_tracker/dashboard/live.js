@@ -14,7 +14,7 @@ const panel = new Panel("live");
 export const live = {
   turn: () => panel.turn(),
 
-  /** Ask until another view is shown; resolves with the first answer. */
+  /** Ask until another view is shown. */
   poll: (view, signal) =>
     every(POLL_SECONDS, signal, () =>
       panel.run(signal, async () => {
@@ -41,7 +41,7 @@ function show(view, now) {
       figure(rate(now.requests_per_second), "visits a second"),
     ),
     element("ol", { class: "minutes", "aria-label": "Hits of each of the last minutes" }, ...bars),
-    element("p", { class: "muted ends" }, element("span", {}, `${MINUTES} minutes ago`), element("span", {}, "now")),
+    element("p", { class: "muted ends" }, element("span", {}, `${MINUTES} minutes ago`), "now"),
   ]);
 }
 

@@ -106,7 +106,7 @@ function askForToken(message) {
 }
 
 function takeToken(event) {
-  event?.preventDefault();
+  event.preventDefault();
   token.set(byId("token").value.trim());
   start();
 }

@@ -11,7 +11,6 @@ export const needs = new EventTarget();
 
 export class Panel {
   #work = 0;
-  isOld = true; // whether what it shows is of another view
   #table = null; // what is downloaded: columns and rows
 
   constructor(id) {
@@ -22,9 +21,13 @@ export class Panel {
     this.#addDownload(id);
   }
 
+  /** Whether what it shows is of another view. */
+  get isOld() {
+    return "old" in this.root.dataset;
+  }
+
   /** Show that the view is another one now, until there is something of it. */
   turn() {
-    this.isOld = true;
     this.root.dataset.old = "";
     this.#clearProblem();
   }
@@ -45,7 +48,7 @@ export class Panel {
 
   /** Fill it; `table` is what of it can be downloaded. */
   show(content, table = null) {
-    this.#fresh();
+    delete this.root.dataset.old;
     this.#table = table;
     if (this.downloadButton) this.downloadButton.disabled = !table?.rows.length;
     this.#place([content].flat());
@@ -79,11 +82,6 @@ export class Panel {
     again.find((node) => node.dataset.key === focused)?.focus({ preventScroll: true });
   }
 
-  #fresh() {
-    this.isOld = false;
-    delete this.root.dataset.old;
-  }
-
   #busy(step) {
     this.#work += step;
     this.root.setAttribute("aria-busy", String(this.#work > 0));
@@ -98,7 +96,7 @@ export class Panel {
     if (this.isOld && !this.keeps) this.body.replaceChildren();
     this.#clearProblem();
     const wait = error.retryAfter && Math.min(LONGEST_WAIT_SECONDS, error.retryAfter * 2 ** tries);
-    const timer = wait && setTimeout(() => again(), wait * 1000);
+    const timer = wait && setTimeout(again, wait * 1000);
     signal.addEventListener("abort", () => clearTimeout(timer));
     const now = () => {
       clearTimeout(timer);

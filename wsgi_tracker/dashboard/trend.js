@@ -19,6 +19,7 @@ export const trend = {
   turn() {
     panel.turn();
     chart.showBefore(null); // it would be that of another time
+    byId("nothing").hidden = true;
   },
 
   load: (view, signal) => load(view, signal, ask, {}),

@@ -86,7 +86,7 @@ function session(found) {
     ),
     referer && element("p", { class: "muted" }, "From ", element("span", {}, referer)),
     element("ol", {}, ...steps),
-    user_agent && element("p", { class: "muted agent" }, user_agent),
+    user_agent && element("p", { class: "muted" }, user_agent),
   );
 }
 
