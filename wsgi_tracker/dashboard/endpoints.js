@@ -7,9 +7,9 @@ import { ask, askSlowly } from "./api.js";
 import { MANY_HITS, time, timeOfTrends } from "./buckets.js";
 import { sparkline } from "./chart.js";
 import { button, byId, onTyping } from "./dom.js";
-import { bound, duration, knownZone, number, percent } from "./format.js";
+import { duration, number, percent } from "./format.js";
 import { Panel } from "./panel.js";
-import { addFilter, exactly, go, view as current } from "./state.js";
+import { addFilter, exactly, go } from "./state.js";
 import { sorted, table } from "./table.js";
 
 const MOST_ROWS = 1000; // as many as the API gives on one page
@@ -44,13 +44,6 @@ const USERS = figure("unique_users", "Users", (row) => row.unique_users, number)
 const ERRORS = figure("error_rate", "Errors", (row) => row.error_rate, percent);
 const P50 = figure("p50", "p50", (row) => row.duration_us?.p50, duration);
 const P99 = figure("p99", "p99", (row) => row.duration_us?.p99, duration);
-const LAST = {
-  name: "last_access",
-  label: "Last",
-  numeric: true,
-  value: (row) => row.last_access,
-  cell: (row) => bound(row.last_access, knownZone(current().tz)),
-};
 const TREND = {
   name: "trend",
   label: "Trend",
@@ -188,7 +181,7 @@ async function extremes(place, column, { body, next }, view, signal) {
   const more = { include: OUTCOMES, sort, limit: EXTREMES };
   const first = next ? (await page(view, signal, more)).body.stats : sorted(body.stats, COLUMNS, sort);
   const found = first.slice(0, EXTREMES).filter((row) => column.value(row) > 0);
-  const columns = [ENDPOINT, METHOD, column, HITS, LAST];
+  const columns = [ENDPOINT, METHOD, column, HITS];
   if (!found.length) {
     place.empty(column === ERRORS ? "Nothing failed: no answer was 5xx." : "No durations are known.");
     return;
