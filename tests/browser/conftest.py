@@ -27,6 +27,12 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.parent == Path(__file__).parent:
+            item.add_marker(pytest.mark.once)
+
+
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
     require(sync_playwright, "playwright")

@@ -24,6 +24,7 @@ SHORT_HELP = 100  # more than any has: a sentence that is cut teaches nothing
 # resort would say it twice.
 _SILENT = logging.NullHandler()
 
+HELP: dict[str, Any] = {"help_option_names": ["-h", "--help"]}
 SECTIONS: dict[str, Sequence[click.Command]] = {
     "See it": (demo, stats, summary, trends, visits, breakdown, user, serve),
     "Feed it": (import_logs, export, ingest),
@@ -69,7 +70,7 @@ class _Sections(click.Group):
 
 @click.group(
     cls=_Sections,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    context_settings={**HELP, "max_content_width": 100},
 )
 @click.version_option(__version__, prog_name="wsgi-tracker")
 def main() -> None:
@@ -90,4 +91,6 @@ def main() -> None:
 
 for _commands in SECTIONS.values():
     for _command in _commands:
+        # Also by itself: click remembers which option a command was first asked for help with.
+        _command.context_settings.update(HELP)
         main.add_command(_command)
