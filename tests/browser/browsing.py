@@ -7,7 +7,7 @@ import sys
 from datetime import date, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import parse_qs, urlencode, urlsplit
 
 import servers
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 try:
     from playwright.sync_api import expect, sync_playwright
 except ImportError:  # tests that need it say so
-    sync_playwright = None  # type: ignore[assignment]
+    expect = sync_playwright = None  # type: ignore[assignment]
 else:
     expect.set_options(timeout=20_000)
 
@@ -137,3 +137,8 @@ def cells(page: Page, selector: str) -> list[list[str]]:
         (row) => [...row.cells].map((cell) => cell.textContent))"""
     found: list[list[str]] = page.evaluate(script, selector)
     return found
+
+
+def view_of(visitor: Visitor) -> dict[str, str]:
+    """Return what the address says."""
+    return {name: values[0] for name, values in parse_qs(visitor.search, True).items()}
