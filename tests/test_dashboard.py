@@ -17,6 +17,7 @@ from wsgi_tracker.dashboard import NAMES, POLICY
 Client = Callable[..., webtest.TestApp]
 PAGE = "/api/tracking/dashboard"
 OURS = {path.name: path for path in files("wsgi_tracker.dashboard").iterdir()}
+BROWSER = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
 MAX_BYTES = 100_000
 # It names what kind of element is made; nobody asks for it.
 SVG = "http://www.w3.org/2000/svg"
@@ -91,7 +92,7 @@ def test_file_that_is_known_is_not_sent_again(client: Client) -> None:
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS"])
-@pytest.mark.parametrize("path", [PAGE, f"{PAGE}/", f"{PAGE}/main.js", "/api/tracking"])
+@pytest.mark.parametrize("path", [PAGE, f"{PAGE}/", f"{PAGE}/main.js"])
 def test_files_take_get_and_head_alone(method: str, path: str, client: Client) -> None:
     response = client().request(path, method=method, status=405)
 
@@ -128,15 +129,24 @@ def test_who_is_not_quite_at_the_page_is_sent_to_it(
     app = webtest.TestApp(tracked(prefix=prefix), extra_environ={"SCRIPT_NAME": mount})
     path = quote(prefix)
 
-    response = app.get(f"{path}{behind}?period=day", status=302)
+    response = app.get(f"{path}{behind}?period=day", headers=BROWSER, status=302)
 
     url = urljoin(f"http://localhost{mount}{path}{behind}", response.headers["Location"])
     assert url == f"http://localhost{mount}{path}/dashboard?period=day"
 
 
+@pytest.mark.parametrize("accept", ["", "*/*", "application/json"])
+def test_programs_find_nothing_at_the_prefix(accept: str, client: Client) -> None:
+    response = client().get("/api/tracking", headers={"Accept": accept}, status=404)
+
+    assert response.json["error"]["code"] == "not_found"
+
+
 @pytest.mark.parametrize("path", [PAGE, f"{PAGE}/main.js", f"{PAGE}/", "/api/tracking/"])
 def test_it_can_be_switched_off(path: str, client: Client) -> None:
-    assert client(dashboard=False).get(path, status=404).json["error"]["code"] == "not_found"
+    response = client(dashboard=False).get(path, headers=BROWSER, status=404)
+
+    assert response.json["error"]["code"] == "not_found"
 
 
 @pytest.mark.parametrize("value", [None, 1, "no"])

@@ -24,7 +24,6 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 # Nothing but what a test asks for goes out.
 FLAGS = """--no-sandbox --disable-quic --disable-background-networking --disable-component-update
     --disable-sync""".split()
-PAGE = "/api/tracking/dashboard"
 APPLICATION = """
 def app(environ, start_response):
     start_response("200 OK", [("Content-Type", "text/plain")])

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from browsing import PAGE, Site, Visitor, cells, expect, serve
+from browsing import Site, Visitor, cells, expect, serve
 from servers import TOKEN
 
 Visit = Callable[..., Visitor]
@@ -115,8 +115,9 @@ def test_other_prefix_below_a_mount_point_works_alike(visit: Visit, tmp_path: Pa
         assert all("/shop/own/stats/" in request.url for request in visitor.requests)
 
 
-def test_address_with_a_slash_leads_to_the_page(visitor: Visitor) -> None:
-    visitor.page.goto(f"{visitor.site.origin}{PAGE}/?period=day#token={TOKEN}")
+@pytest.mark.parametrize("path", ["/api/tracking/dashboard/", "/api/tracking", "/api/tracking/"])
+def test_address_that_is_not_quite_it_leads_to_the_page(path: str, visitor: Visitor) -> None:
+    visitor.page.goto(f"{visitor.site.origin}{path}?period=day#token={TOKEN}")
     visitor.wait()
 
     assert visitor.page.url == visitor.site.url(period="day")

@@ -60,8 +60,8 @@ def dashboard_response(environ: WSGIEnvironment, path: str) -> Response | None:
     """Return the file that ``path``, below the prefix, names; ``None`` where it is none of these.
 
     The page is at ``dashboard``, and all it needs at ``dashboard/<file>``, so that links without a
-    host and a root work under any prefix and mount point. Who asks for the prefix alone, or puts a
-    slash behind the page, is sent to it.
+    host and a root work under any prefix and mount point. Who puts a slash behind the page is sent to
+    it, and so is a browser that asks for the prefix alone; to programs there is nothing.
     """
     target = _target(environ, path)
     name = PAGE if path == NAME else path.removeprefix(f"{NAME}/")
@@ -82,7 +82,7 @@ def _target(environ: WSGIEnvironment, path: str) -> str | None:
     """Return where the page is, seen from what is not quite its address."""
     if path == f"{NAME}/":
         return f"../{NAME}"
-    if path:
+    if path or "text/html" not in environ.get("HTTP_ACCEPT", ""):
         return None
     asked: str = environ["PATH_INFO"]
     if asked.endswith("/"):
