@@ -15,6 +15,7 @@ from servers import TOKEN, Server, get, gunicorn
 
 from wsgi_tracker import Tracker
 
+pytestmark = pytest.mark.once
 APP = """
 from wsgi_tracker import Tracker
 

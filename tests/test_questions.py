@@ -37,6 +37,7 @@ from test_recount import (
 
 from wsgi_tracker import Visit
 
+pytestmark = pytest.mark.once
 AGENTS = {
     None: ("empty", None, None),
     "curl/8.1": ("tool", None, None),
