@@ -124,5 +124,7 @@ def on_terminal(*arguments: str | Path, environ: dict[str, str] | None = None) -
 
 
 def _environ(extra: dict[str, str] | None) -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if name != "NO_COLOR"}
+    # What a user sees: in development mode, Python also tells of what waitress leaves to it.
+    left_out = ("NO_COLOR", "PYTHONDEVMODE")
+    kept = {name: value for name, value in os.environ.items() if name not in left_out}
     return kept | {"PYTHONPATH": os.pathsep.join(sys.path)} | (extra or {})
