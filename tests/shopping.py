@@ -151,6 +151,12 @@ def hostile(now: int) -> Iterator[Visit]:
         )
 
 
+def ambiguous(now: int) -> Iterator[Visit]:
+    """Yield visits with values that a filter takes for something else, and what that would find."""
+    for path, host in (("/*[ab]?", "-x"), ("/xax", "x")):
+        yield Visit(now - 60 * SECOND, "e" * 32, "GET", "(unmatched)", path, 404, host=host)
+
+
 def _choice(chance: random.Random, weights: dict[str, int] | dict[str | None, int]) -> str:
     return chance.choices(tuple(weights), tuple(weights.values()))[0]  # type: ignore[return-value]
 

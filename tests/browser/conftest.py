@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,7 @@ from browsing import (
     sync_playwright,
 )
 from needs import require
-from shopping import fill, hostile, shopping
+from shopping import ambiguous, fill, hostile, shopping
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -49,7 +50,7 @@ def site(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     folder = tmp_path_factory.mktemp("shop")
     now = time.time_ns() // 1000
     fill(folder / "visits.db", shopping(now, DAYS, VISITORS_A_DAY))
-    fill(folder / "visits.db", hostile(now), segment=2)
+    fill(folder / "visits.db", chain(hostile(now), ambiguous(now)), segment=2)
     with serve(folder) as server:
         yield Site(server)
 

@@ -140,6 +140,20 @@ def test_what_has_none_is_a_filter_too(visitor: Visitor) -> None:
     assert page.inner_text("#card-hits .value") == f"{total:,}"
 
 
+@pytest.mark.parametrize(
+    ("panel", "value"), [("dead-paths", "/*[ab]?"), ("hosts", "-x")], ids=["glob", "negation"]
+)
+def test_value_that_looks_like_a_filter_is_meant_as_it_is(
+    panel: str, value: str, visitor: Visitor
+) -> None:
+    page = visitor.open(period="day")
+
+    page.locator(f"#{panel} button.value").get_by_text(value, exact=True).click()
+    visitor.wait()
+
+    assert page.inner_text("#card-hits .value") == "1"
+
+
 def test_dead_link_leads_to_its_visits(visitor: Visitor) -> None:
     page = visitor.open(**RANGE)
 
