@@ -15,6 +15,7 @@ def test_tip_follows_the_pointer(visitor: Visitor) -> None:
     page.mouse.move(box["x"] + box["width"] - 16, box["y"] + 80)
 
     tip = page.locator(".tip")
+    expect(tip).to_be_visible()
     expect(tip).to_contain_text(f"{trends[0]['hits']} hits")
     expect(tip).to_contain_text(f"{trends[0]['unique_users']} unique users")
     expect(tip).to_contain_text("hits in the time before")
