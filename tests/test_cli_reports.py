@@ -287,7 +287,7 @@ def test_follow_without_json_shows_lines_of_a_log(visited: Shop) -> None:
 
 @pytest.mark.parametrize("option", ["--period=day", "--limit=3", "--start=2020-01-01"])
 def test_follow_goes_on_from_now(option: str, shop: Shop) -> None:
-    assert command("visits", "--follow", option, *shop.source("database")).exit_code == 2
+    assert run("visits", "--follow", option, *shop.source("database")).returncode == 2
 
 
 @each_source

@@ -162,18 +162,18 @@ def test_serve_without_a_token_is_for_this_machine(
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "shop.example"])  # noqa: S104
 def test_serve_wants_a_token_where_others_can_ask(host: str, db: Counted) -> None:
-    done = command("serve", "--host", host, "-d", db.database)
+    done = run("serve", "--host", host, "-d", db.database)
 
     assert f"others can reach {host}: give --token" in done.stderr
-    assert done.exit_code == 2
+    assert done.returncode == 2
 
 
 @pytest.mark.parametrize("token", ["", " , ", "a b€"])
 def test_serve_takes_no_token_that_is_none(token: str, db: Counted) -> None:
     """An empty one, of a variable that was not set, let everybody ask."""
-    done = command("serve", "--host", "0.0.0.0", "--token", token, "-d", db.database)  # noqa: S104
+    done = run("serve", "--host", "0.0.0.0", "--token", token, "-d", db.database)  # noqa: S104
 
-    assert (done.exit_code, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
 
 
 def test_serve_listens_on_all_addresses_of_a_name(db: Counted) -> None:
@@ -275,15 +275,13 @@ def test_ingest_once_ends_when_nothing_waits(host: Host) -> None:
     assert (done.exit_code, host.hits(), host.segments()) == (0, 2, [])
 
 
-def test_sidecar_goes_on_once_a_lock_is_gone(host: Host) -> None:
+def test_sidecar_waits_for_who_writes(host: Host) -> None:
     host.segment(GOOD)
-    with (
-        closing(sqlite3.connect(host.database, isolation_level=None)) as other,
-        Running("ingest", "-d", host.database) as sidecar,
-    ):
+    with closing(sqlite3.connect(host.database, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
-        other.execute("ROLLBACK")
-        wait_for(lambda: stored(host.database) == 1)
-        code = sidecar.stop(signal.SIGTERM)
+        with Running("ingest", "-d", host.database) as sidecar:
+            other.execute("ROLLBACK")
+            wait_for(lambda: stored(host.database) == 1)
+            code = sidecar.stop(signal.SIGTERM)
 
     assert code == 0
