@@ -6,18 +6,18 @@ import json
 import os
 import subprocess
 import sys
-import threading
-import time
-from collections.abc import Callable
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import waiting
 from commands import command
 
 from wsgi_tracker import open_storage
 
 PATIENCE_SECONDS = 120  # for imports of large logs, on machines that do other things, too
+wait_until = partial(waiting.wait_until, patience_seconds=PATIENCE_SECONDS)
 START = 1_755_079_200_000_000  # 2025-08-13T10:00:00Z
 UNITS = "visits rejected ignored old skipped".split()
 
@@ -115,10 +115,3 @@ def ended(process: subprocess.Popen[str]) -> tuple[int, str, str]:
     """Return exit code, output and errors of a process that ends."""
     output, errors = process.communicate(timeout=PATIENCE_SECONDS)
     return process.returncode, output, errors
-
-
-def wait_until(happened: Callable[[], bool]) -> None:
-    deadline, pause = time.monotonic() + PATIENCE_SECONDS, threading.Event()
-    while not happened():
-        assert time.monotonic() < deadline
-        pause.wait(0.01)

@@ -8,15 +8,15 @@ import signal
 import socket
 import sqlite3
 import time
-from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
 import pytest
-from commands import PATIENCE_SECONDS, Running, command, run
+from commands import Running, command, run
 from counting import BEGIN, Counted, look, visit
 from hosts import GOOD, OTHER, Host
 from servers import TOKEN, Server, get, gunicorn, report
+from waiting import wait_until
 
 from wsgi_tracker import Visit
 from wsgi_tracker.period import DAY
@@ -57,13 +57,6 @@ def port_of(serving: Running) -> int:
 def stored(database: Path) -> int:
     with closing(sqlite3.connect(database)) as connection:
         return int(connection.execute("SELECT count(*) FROM visits").fetchone()[0])
-
-
-def wait_for(is_so: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while not is_so():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 @endings
@@ -211,10 +204,10 @@ def test_sidecar_has_visits_in_the_database_by_themselves(
         before = stored(database)
         with Running("ingest", "-d", database) as sidecar:
             assert sidecar.line() == f"visits go to {database}\n"
-            wait_for(lambda: stored(database) == 5)
+            wait_until(lambda: stored(database) == 5)
             for _ in range(5):
                 get(application.port, "/boxes")
-            wait_for(lambda: stored(database) == 10)
+            wait_until(lambda: stored(database) == 10)
             code = sidecar.stop(signum)
             rest, errors = sidecar.rest(), sidecar.errors
         get(application.port, "/boxes")
@@ -230,7 +223,7 @@ def test_sidecar_may_be_there_before_the_application(tmp_path: Path) -> None:
         sidecar.line()
         with shop(tmp_path, "leaves_it") as application:
             get(application.port, "/boxes")
-            wait_for(lambda: stored(database) == 1)
+            wait_until(lambda: stored(database) == 1)
 
 
 def test_two_sidecars_ingest_each_visit_once(tmp_path: Path) -> None:
@@ -243,7 +236,7 @@ def test_two_sidecars_ingest_each_visit_once(tmp_path: Path) -> None:
         one.line(), other.line()
         for _ in range(50):
             get(application.port, "/boxes")
-        wait_for(lambda: stored(database) >= 50)
+        wait_until(lambda: stored(database) >= 50)
         codes = [one.stop(signal.SIGTERM), other.stop(signal.SIGTERM)]
         hits = report(application.port, "summary")["total_hits"]
 
@@ -261,7 +254,7 @@ def test_sidecar_purges_what_is_too_old(once: bool, host: Host) -> None:
     else:
         with Running("ingest", "-d", host.database) as sidecar:
             sidecar.line()
-            wait_for(lambda: host.counts() != {} and stored(host.database) == 1)
+            wait_until(lambda: host.counts() != {} and stored(host.database) == 1)
 
     assert [row.endpoint for row in look(host.storage).stats()] == ["/kept"]
     assert stored(host.database) == 1
@@ -281,7 +274,7 @@ def test_sidecar_waits_for_who_writes(host: Host) -> None:
         other.execute("BEGIN IMMEDIATE")
         with Running("ingest", "-d", host.database) as sidecar:
             other.execute("ROLLBACK")
-            wait_for(lambda: stored(host.database) == 1)
+            wait_until(lambda: stored(host.database) == 1)
             code = sidecar.stop(signal.SIGTERM)
 
     assert code == 0

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import webtest
+from waiting import wait_until
 
 from wsgi_tracker import Tracker, Visit
 from wsgi_tracker.errors import StorageError
@@ -45,14 +46,6 @@ def add_segment(app: webtest.TestApp, content: bytes, segment: str = "e" * 32) -
 
 def offered(health: dict[str, Any]) -> int:
     return sum(health[name] for name in COUNTS)
-
-
-def wait_until(happened: Callable[[], bool]) -> None:
-    """Wait for another thread."""
-    deadline, pause = time.monotonic() + 30, threading.Event()
-    while not happened():
-        assert time.monotonic() < deadline
-        pause.wait(0.01)
 
 
 def test_health_is_what_the_manual_lists(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import http.client
 import socket
-import threading
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -15,6 +14,7 @@ import pytest
 import webtest
 from hosts import Host, thread_of
 from servers import PATIENCE_SECONDS, Server, gunicorn, report
+from waiting import wait_until
 
 from wsgi_tracker import Tracker, Visit
 from wsgi_tracker.addresses import TrustedProxies
@@ -45,14 +45,6 @@ def warnings(app: webtest.TestApp) -> list[str]:
     app.get("/api/tracking/summary")
     found: list[str] = app.get(HEALTH).json["warnings"]
     return found
-
-
-def wait_until(happened: Callable[[], bool]) -> None:
-    """Wait for another process."""
-    deadline, pause = time.monotonic() + PATIENCE_SECONDS, threading.Event()
-    while not happened():
-        assert time.monotonic() < deadline
-        pause.wait(0.01)
 
 
 def line(number: int, address: str | None = "10.0.0.1", user: str | None = "a" * 32) -> bytes:

@@ -7,7 +7,6 @@ import shutil
 import socket
 import subprocess
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -17,6 +16,7 @@ from typing import NamedTuple
 import pytest
 from needs import require
 from servers import PATIENCE_SECONDS, free_port, gunicorn
+from waiting import wait_until
 
 from wsgi_tracker.logs import detect, log_format
 from wsgi_tracker.logs.apache import COMBINED
@@ -127,13 +127,6 @@ def send(address: tuple[str, int], request: bytes) -> str:
             while block := connection.recv(65536):
                 answer += block
     return answer[9:12].decode() if answer.startswith(b"HTTP/1") else ""
-
-
-def wait_until(happened: Callable[[], bool]) -> None:
-    deadline, pause = time.monotonic() + PATIENCE_SECONDS, threading.Event()
-    while not happened():
-        assert time.monotonic() < deadline
-        pause.wait(0.01)
 
 
 def listens(address: tuple[str, int]) -> bool:

@@ -10,6 +10,7 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from functools import cached_property
 from pathlib import Path
 
 from .addresses import TrustedProxies
@@ -124,7 +125,7 @@ class Backend:
         """Delete all that is stored of a visitor; return how many visits that were."""
         return forget(self.storage, self.ingester, self.spool.folder, user_hash)
 
-    @property
+    @cached_property
     def answers(self) -> FreshAnswers:
         """What answers questions, as of the moment when they are asked."""
         return FreshAnswers(self.storage, self._open_unread, self.ingester.catch_up, time.time_ns)
@@ -134,7 +135,7 @@ class Backend:
         self.ingest_thread.note_report()
         return open_unread(self.ingester) if self.ingest_thread.is_running else nullcontext()
 
-    @property
+    @cached_property
     def health_check(self) -> HealthCheck:
         """What tells how all of it is."""
         return HealthCheck(self.storage, self.spool, self.ingest_thread, self._proxy_check)

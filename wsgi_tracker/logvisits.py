@@ -14,7 +14,7 @@ from .endpoints import UNMATCHED
 from .logs import BadLineError, LogFormat
 from .period import DAY, LAST_TIMESTAMP
 from .storage import SECRET_BYTES, Packed
-from .visit import FIELDS, Fragments, Memo
+from .visit import FIELDS, TEXT_FIELDS, Fragments, Memo
 
 LONGEST = 1 << 14  # of a line of NDJSON; ours have at most some 12,000 characters
 LONGEST_DURATION = 10**18  # as logs may have it
@@ -178,7 +178,7 @@ def _visit(line: bytes) -> dict[str, Any]:
     return visit
 
 
-_NUMBERS = "status duration_us first_byte_us bytes_sent".split()
+_NUMBERS = {*FIELDS} - {*TEXT_FIELDS, "timestamp"}
 _NEEDED = ("method", "endpoint")
 _MOST = {"status": 999, "bytes_sent": MOST_BYTES}
 _ALLOWED = {

@@ -65,6 +65,8 @@ class Visit:
 PlaceKey: TypeAlias = "tuple[tuple[str | None, ...], str | None, str]"
 ClientReader: TypeAlias = "Callable[[WSGIEnvironment], tuple[str | None, ...]]"
 FIELDS = tuple(field.name for field in fields(Visit))
+# The others are whole numbers.
+TEXT_FIELDS = tuple(field.name for field in fields(Visit) if str(field.type).startswith("str"))
 
 # What is read before the application is called: it may change environ in place.
 _PLACE = ("REQUEST_METHOD", "HTTP_HOST", "SCRIPT_NAME", "PATH_INFO")

@@ -14,13 +14,12 @@ import click
 
 from ..errors import ConfigurationError, TrackerError
 from ..query import EXPORT
-from ..visit import FIELDS
+from ..visit import FIELDS, TEXT_FIELDS
 from .options import parameter_options, source_options
 from .source import Pairs, lines_of, open_source
 
 PARQUET = "parquet"
 ROWS_PER_GROUP = 50_000
-_TEXT = "user_hash method endpoint path error ip_address user_agent referer host".split()
 PARAMETERS = [parameter for parameter in EXPORT if parameter.name != "format"]
 
 
@@ -94,7 +93,7 @@ def _write_parquet(blocks: Iterator[bytes], file: IO[bytes]) -> None:
         from pyarrow import parquet
     except ImportError as error:
         raise ConfigurationError("Parquet is written with: pip install pyarrow") from error
-    types = {name: pyarrow.string() if name in _TEXT else pyarrow.int64() for name in FIELDS}
+    types = {name: pyarrow.string() if name in TEXT_FIELDS else pyarrow.int64() for name in FIELDS}
     types["timestamp"] = pyarrow.timestamp("us", tz="UTC")
     schema = pyarrow.schema([*types.items(), ("cursor", pyarrow.string())])
     lines = lines_of(blocks)

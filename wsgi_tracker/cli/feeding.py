@@ -41,52 +41,56 @@ Choose: TypeAlias = Callable[[str, list[bytes]], Packer]
 SECRET_VARIABLE = "WSGI_TRACKER_SECRET"  # noqa: S105 - its name
 
 
+# By which rules lines become visits, as Tracker's options say it.
+_RULES = (
+    click.option("--host", metavar="NAME", help="Of a log that tells no host."),
+    click.option("--user", is_flag=True, help="Visitors are told apart by the log's user."),
+    click.option(
+        "--endpoint",
+        type=click.Choice(["route", "path"]),
+        default="route",
+        show_default=True,
+        help="route counts what was not found under (unmatched), path under its path.",
+    ),
+    click.option("--collapse-ids", is_flag=True, help="Count /boxes/7 under /boxes/<int>."),
+    click.option(
+        "--exclude",
+        multiple=True,
+        metavar="RULE",
+        help='Leave out "/static/*", HEAD, or 10.0.0.0/8; may be given several times.',
+    ),
+    click.option(
+        "--trusted-proxy",
+        multiple=True,
+        metavar="NETWORK",
+        help="Whose X-Forwarded-For is believed; may be given several times.",
+    ),
+    click.option(
+        "--ip-addresses",
+        type=click.Choice(list(ADDRESSES)),
+        default="full",
+        show_default=True,
+        help="What is stored of an address.",
+    ),
+    click.option(
+        "--max-endpoints",
+        default=MAX_ENDPOINTS,
+        show_default=True,
+        type=click.IntRange(1),
+        help="More distinct endpoints than this count under (other).",
+    ),
+    click.option(
+        "--secret",
+        envvar=SECRET_VARIABLE,
+        show_envvar=True,
+        help="The secret= of the applications, if they have one.",
+    ),
+)
+
+
 def rule_options(command: Command) -> Command:
-    """Let a command say by which rules lines become visits, as Tracker's options do."""
-    for option in (
-        click.option("--host", metavar="NAME", help="Of a log that tells no host."),
-        click.option("--user", is_flag=True, help="Visitors are told apart by the log's user."),
-        click.option(
-            "--endpoint",
-            type=click.Choice(["route", "path"]),
-            default="route",
-            show_default=True,
-            help="route counts what was not found under (unmatched), path under its path.",
-        ),
-        click.option("--collapse-ids", is_flag=True, help="Count /boxes/7 under /boxes/<int>."),
-        click.option(
-            "--exclude",
-            multiple=True,
-            metavar="RULE",
-            help='Leave out "/static/*", HEAD, or 10.0.0.0/8; may be given several times.',
-        ),
-        click.option(
-            "--trusted-proxy",
-            multiple=True,
-            metavar="NETWORK",
-            help="Whose X-Forwarded-For is believed; may be given several times.",
-        ),
-        click.option(
-            "--ip-addresses",
-            type=click.Choice(list(ADDRESSES)),
-            default="full",
-            show_default=True,
-            help="What is stored of an address.",
-        ),
-        click.option(
-            "--max-endpoints",
-            default=MAX_ENDPOINTS,
-            show_default=True,
-            type=click.IntRange(1),
-            help="More distinct endpoints than this count under (other).",
-        ),
-        click.option(
-            "--secret",
-            envvar=SECRET_VARIABLE,
-            show_envvar=True,
-            help="The secret= of the applications, if they have one.",
-        ),
-    )[::-1]:
+    """Let a command say by which rules lines become visits."""
+    for option in reversed(_RULES):
         command = option(command)
     return command
 
@@ -123,8 +127,9 @@ def import_logs(
     """Import access logs of nginx, Apache, Caddy or gunicorn, or what `export` wrote.
 
     LOG is plain, or compressed with gzip, bzip2 or zstd; - is standard input. What was imported of a
-    log before is passed over, whatever the file is called now; only a pipe is not known again, nor
-    standard input. Lines that are no visits are told and left out. The database is made if there is none.
+    log before is passed over, whatever the file is called now; only pipes and standard input are not
+    known again. Lines that are no visits are told and left out. The database is made if there is
+    none.
 
     \b
       wsgi-tracker import /var/log/nginx/access.log*

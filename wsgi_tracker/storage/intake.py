@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from ..period import LAST_TIMESTAMP
-from ..visit import FIELDS
+from ..visit import FIELDS, TEXT_FIELDS
 from . import FINISHED, Batch
 from .lines import Unreadable, load_readable
 from .packed import store_packed
@@ -22,12 +22,11 @@ from .strings import STRINGS, endpoint_id, id_column, id_of, intern, intern_endp
 
 FORGET_SEGMENT_SECONDS = 30 * 86400
 
-_TEXT = "user_hash method endpoint path error ip_address user_agent referer host".split()
 _REQUIRED = ("timestamp", "method", "endpoint")
 
 
 def _batch_column(name: str) -> str:
-    kind = "text" if name in _TEXT else "integer"
+    kind = "text" if name in TEXT_FIELDS else "integer"
     check = f"typeof({name}) = '{kind}'"
     if name == "timestamp":
         check += f" AND timestamp BETWEEN 0 AND {LAST_TIMESTAMP}"

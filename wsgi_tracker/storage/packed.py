@@ -23,7 +23,6 @@ _PARTS = {
     "origins": (["referer"], ["referers"]),
 }
 _NUMBERS = "timestamp duration_us first_byte_us bytes_sent error".split()
-_TABLES = [table for _, tables in _PARTS.values() for table in tables]
 
 
 def _columns_of_ids(part: str) -> list[str]:
