@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,15 @@ def visit(timestamp: int, user: str | None = "a", **fields: Any) -> Visit:
 
 def only(agent_class: str) -> Selection:
     return Selection(filters=of_class(agent_class))
+
+
+def instructions(connection: sqlite3.Connection, ask: Callable[[], Any]) -> int:
+    """Return how many thousands of SQLite's instructions an answer takes."""
+    steps = itertools.count()
+    connection.set_progress_handler(lambda: next(steps) and None, 1000)
+    ask()
+    connection.set_progress_handler(None, 0)
+    return next(steps)
 
 
 class Look:

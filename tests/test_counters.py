@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
-import sqlite3
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from counting import BEGIN, Counted, look, only, visit
+from counting import BEGIN, Counted, instructions, look, only, visit
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
@@ -419,15 +416,6 @@ def test_rebuild_lets_others_write_in_between(db: Counted, monkeypatch: pytest.M
     assert db.storage.check() is None
 
 
-def rows_read(connection: sqlite3.Connection, ask: Callable[[], Any]) -> int:
-    """Return how many thousands of SQLite's instructions an answer takes."""
-    steps = itertools.count()
-    connection.set_progress_handler(lambda: next(steps) and None, 1000)
-    ask()
-    connection.set_progress_handler(None, 0)
-    return next(steps)
-
-
 def test_reports_take_no_longer_with_ten_times_the_visits(db: Counted) -> None:
     costs = []
     for times in (1, 10):
@@ -439,7 +427,7 @@ def test_reports_take_no_longer_with_ten_times_the_visits(db: Counted) -> None:
         db.count()
         with db.reading() as connection:
             start = BEGIN + 10 * DAY + 1
-            costs.append(rows_read(connection, lambda: counted.stats(connection, start, None)))  # noqa: B023
+            costs.append(instructions(connection, lambda: counted.stats(connection, start, None)))  # noqa: B023
 
     assert costs[1] < 1.5 * costs[0] + 5
 
@@ -458,7 +446,7 @@ def test_forgetting_takes_no_longer_with_twenty_times_the_endpoints(tmp_path: Pa
         db.count()
         with db.storage._file.writer() as connection:  # type: ignore[attr-defined]
             forget = next(iter(phases_for_user("a")))
-            costs.append(rows_read(connection, lambda: forget(connection)))  # noqa: B023
+            costs.append(instructions(connection, lambda: forget(connection)))  # noqa: B023
         db.storage.close()
 
     assert costs[1] < 1.4 * costs[0]

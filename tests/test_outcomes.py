@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 import sqlite3
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-from counting import BEGIN, Counted, Waiting, look, only, visit
+from counting import BEGIN, Counted, Waiting, instructions, look, only, visit
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -20,6 +22,8 @@ from wsgi_tracker.period import DAY, HOUR, Granularity, bucket_start
 from wsgi_tracker.reports import Outcomes
 from wsgi_tracker.selection import Selection
 from wsgi_tracker.storage import NotIngestedError
+from wsgi_tracker.storage.counters import read_state
+from wsgi_tracker.storage.outcome_reports import of_all, of_endpoints
 from wsgi_tracker.storage.outcomes import latency_of
 
 HALF_A_DAY = 43_200_000_000  # µs
@@ -168,3 +172,39 @@ def test_forgotten_visits_leave_no_outcomes(db: Counted) -> None:
     check_outcomes(db, [v for v in CAME if v.user_hash != "u1"], Selection())
     assert db.sql("SELECT count(*) FROM outcomes WHERE hits = 0") == [(0,)]
     assert db.storage.check() is None
+
+
+def outcome_costs(db: Counted, starts: Sequence[int]) -> list[list[int]]:
+    """Return how many steps each report takes from each of these on."""
+    with db.reading() as connection:
+        counted_id = read_state(connection).counted_id
+        return [
+            [
+                instructions(connection, partial(ask, connection, Selection(start), counted_id))
+                for start in starts
+            ]
+            for ask in (of_all, of_endpoints)
+        ]
+
+
+def test_outcomes_of_ten_times_the_days_take_about_ten_times_the_steps(db: Counted) -> None:
+    db.ingest(
+        visit(BEGIN + day * DAY, duration_us=4**latency)
+        for day in range(400)
+        for latency in range(10)
+    )
+    db.count()
+
+    for month, year in outcome_costs(db, [BEGIN + 360 * DAY + 1, BEGIN + 1]):
+        assert year < 15 * month
+
+
+def test_outcomes_of_ten_times_the_visits_take_no_more_steps(db: Counted) -> None:
+    costs = []
+    for times in (1, 10):
+        db.ingest(visit(BEGIN + (1 + n % 40) * DAY + times) for n in range(1000 * times))
+        db.count()
+        costs.append(outcome_costs(db, [BEGIN + 1]))
+
+    for (few,), (many,) in zip(*costs, strict=True):
+        assert many < 1.5 * few + 5
