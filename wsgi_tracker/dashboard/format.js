@@ -16,13 +16,19 @@ export const compact = (value) => short.format(value);
 export const rate = (value) => (value == null ? NOTHING : decimal.format(value));
 export const percent = (value) => (value == null ? NOTHING : share.format(value));
 
-const inUnit = (value, unit, digits) =>
-  new Intl.NumberFormat(undefined, {
-    style: "unit",
-    unit,
-    unitDisplay: "narrow",
-    maximumSignificantDigits: digits,
-  }).format(value);
+const made = new Map();
+
+/** Return the format that these name; formats are costly to make, and so kept. */
+function format(Format, options) {
+  const key = JSON.stringify(options);
+  if (!made.has(key)) made.set(key, new Format(undefined, options));
+  return made.get(key);
+}
+
+function inUnit(value, unit, maximumSignificantDigits) {
+  const options = { style: "unit", unit, unitDisplay: "narrow", maximumSignificantDigits };
+  return format(Intl.NumberFormat, options).format(value);
+}
 
 /** Say how long so many microseconds are. */
 export function duration(microseconds) {
@@ -64,16 +70,8 @@ export function ownZone() {
   return new Intl.DateTimeFormat().resolvedOptions().timeZone;
 }
 
-const formats = new Map();
-
-/** Format a moment; formats are costly to make, and so kept. */
-function say(date, zone, options) {
-  const key = JSON.stringify([zone, options]);
-  if (!formats.has(key)) {
-    formats.set(key, new Intl.DateTimeFormat(undefined, { ...options, timeZone: zone }));
-  }
-  return formats.get(key).format(date);
-}
+const say = (date, timeZone, options) =>
+  format(Intl.DateTimeFormat, { ...options, timeZone }).format(date);
 
 const DAY = { day: "numeric", month: "short" };
 const CLOCK = { hour: "2-digit", minute: "2-digit" };

@@ -23,7 +23,7 @@ function line(columns, row, attributes) {
     "tr",
     attributes,
     ...columns.map((column) => {
-      const shown = column.cell ? column.cell(row) : (column.value(row) ?? "–");
+      const shown = (column.cell ?? column.value)(row) ?? "–";
       return element("td", { class: column.numeric ? "number" : null }, shown);
     }),
   );

@@ -63,7 +63,7 @@ function columnsOf(zone) {
     name,
     label,
     value: (row) => row[name],
-    cell: (row) => element("span", { title: row[name] }, row[name] ?? "–"),
+    cell: (row) => row[name] && element("span", { class: "value", title: row[name] }, row[name]),
   });
   return [
     {
