@@ -1,6 +1,7 @@
 """How fast the spool moves into the database: visits per second, CPU and bytes per visit.
 
     python benchmarks/ingest.py [--visits 200000] [--rows 1000000] [--paths 100000] [--rounds 3]
+        [--rate 25000]
 
 Visits are written to segments by the package's own Spool, a chunk at a time; only moving them is
 timed, by the package's own Ingester, in one thread, and counting them. With ``--rows`` the
@@ -11,7 +12,9 @@ The visits (see :func:`visits`) are one growing site: a year with its daily cycl
 in sessions of about 4 visits and of whom few come often (44,000 distinct ones in a million
 visits), 245 pairs of endpoint and method of which few are popular, 2,000 user agents, 500 referers;
 with ``--paths``, paths beside the endpoints, of which the rarest never come, either. They are the
-same in every run.
+same in every run. Those that are timed go on with the year, days of it in a second; with ``--rate``
+so many come a second, as they do where a host has that many to store: counters then have fewer
+hours, users and endpoints to add to.
 """
 
 from __future__ import annotations
@@ -29,7 +32,7 @@ import tempfile
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -204,6 +207,12 @@ def measure(folder: Path, before: Path | None, timed: Sequence[Visit], rows: int
     }
 
 
+def at_rate(some: Sequence[Visit], rate: float) -> list[Visit]:
+    """Return these visits as they would come at a rate, from the first one on."""
+    begin, step = some[0].timestamp, 1_000_000 / rate
+    return [replace(visit, timestamp=begin + int(n * step)) for n, visit in enumerate(some)]
+
+
 def count(database: Path, table: str) -> int:
     """Return how many rows a table has."""
     with closing(sqlite3.connect(database)) as connection:
@@ -224,6 +233,8 @@ def run(options: argparse.Namespace, scratch: Path) -> list[dict[str, Any]]:
             f"second over all, {filling.cpu_seconds / filling.visits * 1e6:.1f} µs of CPU each"
         )
     timed = list(everything)
+    if options.rate:
+        timed = at_rate(timed, options.rate)
     runs = []
     for number in range(options.rounds):
         with tempfile.TemporaryDirectory(dir=scratch) as folder:
@@ -261,6 +272,7 @@ def main() -> int:
     parser.add_argument("--rows", type=int, default=0, help="how many are there before")
     parser.add_argument("--paths", type=int, default=0, help="paths beside the endpoints")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rate", type=float, help="how many of those timed come a second")
     parser.add_argument("--cpu", type=int, default=0, help="the processor to use; -1: any")
     parser.add_argument("--folder", type=Path, help="where databases are made, on a local disk")
     parser.add_argument("--json", type=Path, help="write every run to this file")
