@@ -34,6 +34,16 @@ def no_token(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
+def database(tmp_path: Path) -> Path:
+    return tmp_path / "visits.db"
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Path:
+    return tmp_path / "access.log"
+
+
+@pytest.fixture
 def host(tmp_path: Path) -> Iterator[Any]:
     from hosts import Host
 

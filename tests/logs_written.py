@@ -19,6 +19,27 @@ from wsgi_tracker import open_storage
 PATIENCE_SECONDS = 120  # for imports of large logs, on machines that do other things, too
 wait_until = partial(waiting.wait_until, patience_seconds=PATIENCE_SECONDS)
 START = 1_755_079_200_000_000  # 2025-08-13T10:00:00Z
+LINE = (
+    '203.0.113.7 - frank [13/Aug/2025:10:00:00 +0000] "GET /boxes/7?color=red HTTP/1.1" 200 2326 '
+    '"http://ann:pw@example.com/start?q=secret#top" "Mozilla/5.0 (X11)"\n'
+)
+GARBAGE = "this is no line of a log\n"
+VISIT = {
+    "timestamp": START,
+    "user_hash": "a" * 32,
+    "method": "GET",
+    "endpoint": "/boxes",
+    "path": None,
+    "status": 200,
+    "duration_us": 250,
+    "first_byte_us": 200,
+    "bytes_sent": 5,
+    "error": None,
+    "ip_address": "203.0.113.7",
+    "user_agent": "Mozilla/5.0 (X11)",
+    "referer": None,
+    "host": None,
+}
 UNITS = "visits rejected ignored old skipped".split()
 
 
