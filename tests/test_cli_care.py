@@ -109,7 +109,14 @@ def test_forget_wants_a_whole_user_hash(user_hash: str, kept: Host) -> None:
     done = command("forget", user_hash, "-d", kept.database)
 
     assert "a user_hash has 32 hexadecimal digits" in done.stderr
-    assert done.exit_code == 1
+    assert done.exit_code == 2
+
+
+def test_time_zone_that_there_is_not_is_a_usage_error(kept: Host) -> None:
+    done = command("configure", "--timezone", "Mars", "-d", kept.database)
+
+    assert "'--timezone': timezone is a name such as" in done.stderr
+    assert done.exit_code == 2
 
 
 def test_rebuild_mends_counters(kept: Host) -> None:

@@ -155,6 +155,22 @@ def test_numbers_that_would_overflow_a_sum_are_rejected(database: Path, log: Pat
 
 
 @pytest.mark.parametrize(
+    ("option", "value"),
+    [("--format", "apache"), ("--exclude", "static"), ("--trusted-proxy", "10.0.0.0/33")],
+)
+def test_option_that_is_not_understood_is_a_usage_error(
+    option: str, value: str, database: Path, log: Path
+) -> None:
+    log.write_text(LINE)
+
+    result = command("import", option, value, log, "-d", database)
+
+    assert (result.exit_code, result.stdout, database.exists()) == (2, "", False)
+    assert f"Invalid value for '{option}'" in result.stderr
+    assert repr(value) in result.stderr
+
+
+@pytest.mark.parametrize(
     ("make", "message"),
     [
         pytest.param(lambda log: None, "cannot be read: No such file", id="missing"),

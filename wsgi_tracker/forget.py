@@ -22,8 +22,7 @@ def forget(storage: Storage, ingester: Ingester, folder: Path, user_hash: str) -
     First what waits in the spool is stored, as it may be that user's. Raises
     :exc:`StorageError` where that cannot be done; then nothing was deleted.
     """
-    if not isinstance(user_hash, str) or not re.fullmatch("[0-9a-f]{32}", user_hash):
-        raise ConfigurationError(f"a user_hash has 32 hexadecimal digits, given {user_hash!r}")
+    require_user_hash(user_hash)
     queue = ingester.catch_up(DRAIN_SECONDS)
     if queue.size_bytes:
         raise StorageError(f"{queue.size_bytes} bytes wait in the spool: nobody is forgotten yet")
@@ -31,6 +30,12 @@ def forget(storage: Storage, ingester: Ingester, folder: Path, user_hash: str) -
     with spool_errors():
         _blank_spool(storage, folder, user_hash)
     return visits
+
+
+def require_user_hash(user_hash: str) -> None:
+    """Raise :exc:`ConfigurationError` for what is no whole ``user_hash``."""
+    if not isinstance(user_hash, str) or not re.fullmatch("[0-9a-f]{32}", user_hash):
+        raise ConfigurationError(f"a user_hash has 32 hexadecimal digits, given {user_hash!r}")
 
 
 def _blank_spool(storage: Storage, folder: Path, user_hash: str) -> None:

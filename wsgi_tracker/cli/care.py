@@ -17,10 +17,11 @@ from .. import __version__
 from ..agents import data_version
 from ..auth import TOKEN_VARIABLE
 from ..errors import TrackerError
+from ..forget import require_user_hash
 from ..identity import IDENTITIES
 from ..period import DAY, iso_timestamp, load_zone
 from . import tables
-from .options import database_option, json_option
+from .options import checked_by, database_option, json_option
 from .source import catch_up, existing, identity_of, open_backend
 
 CATCH_UP_SECONDS = 30.0
@@ -80,7 +81,7 @@ def purge(older_than: int, database: str, as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("user_hash")
+@click.argument("user_hash", callback=checked_by(require_user_hash))
 @database_option
 @json_option
 def forget(user_hash: str, database: str, as_json: bool) -> None:
@@ -145,7 +146,12 @@ def backup(file: Path, database: str, as_json: bool) -> None:
 @database_option
 @click.option("--identity", type=click.Choice(IDENTITIES), help="For all that start from now on.")
 @click.option("--forget-secret", is_flag=True, help="Take whatever secret= the next one is given.")
-@click.option("--timezone", metavar="NAME", help="As Europe/Berlin; all visits are counted anew.")
+@click.option(
+    "--timezone",
+    metavar="NAME",
+    callback=checked_by(load_zone),
+    help="As Europe/Berlin; all visits are counted anew.",
+)
 @json_option
 def configure(
     database: str, identity: str | None, forget_secret: bool, timezone: str | None, as_json: bool
@@ -158,7 +164,6 @@ def configure(
     if identity:
         settings["identity"] = identity
     if timezone is not None:
-        load_zone(timezone)
         settings["timezone"] = timezone
     if forget_secret:
         settings["secret_mark"] = None

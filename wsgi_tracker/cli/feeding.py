@@ -31,7 +31,7 @@ from ..storage import database_path
 from ..visit import Fragments
 from ..visitors import ADDRESSES, Visitors
 from . import tables
-from .options import Command, database_option, json_option
+from .options import Command, checked_by, database_option, json_option
 from .signals import sigterm_interrupts
 from .source import open_backend
 
@@ -57,12 +57,14 @@ _RULES = (
         "--exclude",
         multiple=True,
         metavar="RULE",
+        callback=checked_by(Exclusions),
         help='Leave out "/static/*", HEAD, or 10.0.0.0/8; may be given several times.',
     ),
     click.option(
         "--trusted-proxy",
         multiple=True,
         metavar="NETWORK",
+        callback=checked_by(TrustedProxies),
         help="Whose X-Forwarded-For is believed; may be given several times.",
     ),
     click.option(
@@ -95,12 +97,18 @@ def rule_options(command: Command) -> Command:
     return command
 
 
+def _known_format(named: str) -> LogFormat | None:
+    """Return a format of access logs; ``None`` for that of an export."""
+    return None if named == NDJSON else log_format(named)
+
+
 @click.command("import")
 @click.argument("logs", nargs=-1, required=True, metavar="LOG...")
 @click.option(
     "--format",
     "named",
     metavar="FORMAT",
+    callback=checked_by(_known_format),
     help=f"One of {', '.join(FORMATS)}, {NDJSON}, or a LogFormat of Apache, a log_format of nginx, "
     f"or an access_log_format of gunicorn.  [default: found out]",
 )
@@ -138,7 +146,7 @@ def import_logs(
     """
     if follow and (len(logs) > 1 or STDIN in logs):
         raise click.UsageError("--follow takes one log, which is a file")
-    known = None if named in (None, NDJSON) else log_format(str(named))
+    known = None if named is None else _known_format(named)
     path = database_path(database)
     with (
         open_backend(path, max_endpoints=max_endpoints) as backend,

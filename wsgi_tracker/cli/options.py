@@ -10,7 +10,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from ..auth import TOKEN_VARIABLE
-from ..errors import QueryError
+from ..errors import ConfigurationError, QueryError
 from ..parameters import NEEDED, Choices, Cursor, Parameter, Words
 
 DATABASE_VARIABLE = "WSGI_TRACKER_DATABASE"
@@ -45,18 +45,18 @@ def source_options(command: Command) -> Command:
     return database_option(_url_option(_token_option(command)))
 
 
-def _checked_by(parameter: Parameter) -> Callable[[click.Context, click.Parameter, Any], Any]:
-    """Return a callback that returns a value as it was given, if the API would take it."""
+def checked_by(check: Callable[[Any], object]) -> Callable[..., Any]:
+    """Return a callback that returns a value as it was given, if ``check`` takes it."""
 
-    def check(context: click.Context, option: click.Parameter, value: str | None) -> str | None:
+    def run(context: click.Context, option: click.Parameter, value: Any) -> Any:
         try:
             if value is not None:
-                parameter.parse(value)
-        except QueryError as error:
+                check(value)
+        except (ConfigurationError, QueryError) as error:
             raise click.BadParameter(str(error), context, option) from error
         return value
 
-    return check
+    return run
 
 
 def _completed_by(words: Sequence[str]) -> Callable[..., list[CompletionItem]]:
@@ -114,7 +114,7 @@ def _option(parameter: Parameter) -> Callable[[Command], Command]:
         required=parameter.default is NEEDED,
         metavar=f"[{listed}]" if is_short else parameter.name.upper(),
         help=description,
-        callback=_checked_by(parameter),
+        callback=checked_by(parameter.parse),
         shell_complete=_completed_by(words),
     )
 
