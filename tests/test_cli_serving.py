@@ -8,7 +8,7 @@ import signal
 import socket
 import sqlite3
 import time
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
@@ -104,11 +104,11 @@ def test_serve_answers_as_the_application_does(tmp_path: Path) -> None:
 
 
 def test_serve_is_fresh_while_an_application_writes(tmp_path: Path) -> None:
-    with (
-        shop(tmp_path, workers=2) as application,
-        Running("serve", "--port", "0", "-d", tmp_path / "visits.db", "--token", TOKEN) as serving,
-    ):
-        port = port_of(serving)
+    database = tmp_path / "visits.db"
+    with shop(tmp_path, workers=2) as application, ExitStack() as stack:
+        report(application.port, "summary")  # a worker has made the database
+        serving = Running("serve", "--port", "0", "-d", database, "--token", TOKEN)
+        port = port_of(stack.enter_context(serving))
         seen = []
         for _ in range(20):
             get(application.port, "/boxes")
