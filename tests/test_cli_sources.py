@@ -6,6 +6,7 @@ import json
 import sqlite3
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -18,6 +19,8 @@ from hosts import Host
 from nobody import run as run_as_nobody
 from servers import TOKEN
 from shops import Shop, serving
+
+from wsgi_tracker.cli.source import BUSY_SECONDS
 
 
 @pytest.fixture(scope="module")
@@ -216,22 +219,32 @@ def test_log_does_not_say_it_a_second_time(tmp_path: Path) -> None:
     assert done.stderr.startswith("Error: ")
 
 
-def test_database_that_stays_locked_is_told(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("wsgi_tracker.cli.source.BUSY_SECONDS", 0.1)
+@pytest.mark.parametrize(
+    ("question", "told_by"),
+    [("stats", "stderr"), ("info", "stderr"), ("export", "stderr"), ("check", "stdout")],
+)
+def test_database_that_stays_locked_is_told_soon(
+    question: str, told_by: str, host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It took a minute: a question waited as long as a command that writes."""
+    monkeypatch.setattr("wsgi_tracker.cli.source.QUESTION_BUSY_SECONDS", 0.1)
+    began = time.monotonic()
     with closing(sqlite3.connect(host.database, isolation_level=None)) as other:
         other.execute("PRAGMA locking_mode = EXCLUSIVE")
         other.execute("BEGIN EXCLUSIVE")
 
-        done = command("stats", "-d", host.database)
+        done = command(question, "-d", host.database)
 
-    assert "database is locked; another program holds" in done.stderr
-    assert (done.exit_code, done.stderr.count("\n")) == (1, 1)
+    assert "database is locked; another program holds" in getattr(done, told_by)
+    assert (done.exit_code, done.stderr.count("\n")) == (1, told_by == "stderr")
+    assert time.monotonic() - began < BUSY_SECONDS
 
 
 def test_question_is_answered_while_another_program_writes(
     host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("wsgi_tracker.cli.source.BUSY_SECONDS", 0.1)
+    for name in ("BUSY_SECONDS", "QUESTION_BUSY_SECONDS"):
+        monkeypatch.setattr(f"wsgi_tracker.cli.source.{name}", 0.1)
     with closing(sqlite3.connect(host.database, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
 

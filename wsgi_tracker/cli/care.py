@@ -22,7 +22,7 @@ from ..identity import IDENTITIES
 from ..period import DAY, iso_timestamp, load_zone
 from . import tables
 from .options import checked_by, database_option, json_option
-from .source import catch_up, existing, identity_of, open_backend
+from .source import catch_up, existing, identity_of, open_backend, open_for_questions
 
 CATCH_UP_SECONDS = 30.0
 TOKEN_BYTES = 32
@@ -202,7 +202,7 @@ def token() -> None:
 def info(database: str, as_json: bool) -> None:
     """Show what a database is: visits, time, sizes, settings."""
     path = existing(database)
-    with open_backend(path) as backend:
+    with open_for_questions(path) as backend:
         health = backend.health_check.look(time.time_ns() // 1000).as_json()
         with backend.storage.snapshot(long=True) as snapshot:
             summary, zone = snapshot.summary().as_json(), snapshot.timezone()
@@ -234,7 +234,7 @@ def check(database: str, as_json: bool) -> None:
     can read both. It takes as long as reading all visits several times.
     """
     problems: dict[str, list[str]] = {}
-    with open_backend(existing(database)) as backend:
+    with open_for_questions(existing(database)) as backend:
         health = backend.health_check.look(time.time_ns() // 1000)
         problems["spool and database"] = list(health.problems)
         problems["integrity"] = _asked(backend.storage.check_integrity)

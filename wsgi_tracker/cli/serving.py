@@ -14,10 +14,10 @@ import click
 from ..auth import TOKEN_VARIABLE, Auth, is_local, split_tokens
 from ..backend import MAX_ENDPOINTS, Backend
 from ..errors import TrackerError, logger
-from ..storage import database_path
+from ..storage import QUERY_TIMEOUT_SECONDS, database_path
 from .options import database_option
 from .signals import sigterm_interrupts
-from .source import PREFIX, basis_of, catch_up, existing, open_backend
+from .source import PREFIX, basis_of, catch_up, existing, open_backend, open_for_questions
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -82,7 +82,9 @@ def serve(host: str, port: int, token: str | None, database: str) -> None:
         raise TrackerError("serving needs waitress: pip install 'wsgi-tracker[cli]'") from error
     if token is None and host not in LOOPBACK:
         raise click.UsageError(f"others can reach {host}: give --token, or ${TOKEN_VARIABLE}")
-    with _logging(), open_backend(existing(database)) as backend, _stopping():
+    # As an application answers: who has closed the page ends no question that takes long.
+    options = {"query_timeout_seconds": QUERY_TIMEOUT_SECONDS}
+    with _logging(), open_for_questions(existing(database), **options) as backend, _stopping():
         try:
             server = create_server(
                 reports_alone(backend, token),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeAlias
@@ -33,7 +33,10 @@ TIMEOUT_SECONDS = 60.0
 BLOCK_BYTES = 1 << 16
 # Who waits at a terminal can end it, and nobody else waits for it.
 QUERY_TIMEOUT_SECONDS = 3600.0
-BUSY_SECONDS = 30.0  # an application that counts visits anew writes every second
+# A command that writes waits for who writes, as an application that counts visits anew does all the
+# time; a question need not write, and is answered, or refused, soon.
+BUSY_SECONDS = 30.0
+QUESTION_BUSY_SECONDS = 3.0
 SCHEMAS = {
     "stats": OF_STATS,
     "summary": OF_SUMMARY,
@@ -233,12 +236,21 @@ def existing(database: str) -> Path:
 @contextmanager
 def open_backend(path: Path, **options: Any) -> Iterator[Backend]:
     """Open a database for a command, whatever its applications have agreed on."""
-    options = {"ingest": False, "busy_seconds": BUSY_SECONDS, **options}
-    backend = Backend(path, settings={}, query_timeout_seconds=QUERY_TIMEOUT_SECONDS, **options)
+    usual = {
+        "ingest": False,
+        "busy_seconds": BUSY_SECONDS,
+        "query_timeout_seconds": QUERY_TIMEOUT_SECONDS,
+    }
+    backend = Backend(path, settings={}, **{**usual, **options})
     try:
         yield backend
     finally:
         backend.close()
+
+
+def open_for_questions(path: Path, **options: Any) -> AbstractContextManager[Backend]:
+    """Open a database for a command that changes nothing, and does not wait long for who does."""
+    return open_backend(path, busy_seconds=QUESTION_BUSY_SECONDS, **options)
 
 
 def catch_up(backend: Backend, seconds: float) -> None:
@@ -254,5 +266,5 @@ def open_source(database: str, url: str | None, token: str | None) -> Iterator[S
     if url is not None:
         yield UrlSource(url, token)
         return
-    with open_backend(existing(database)) as backend:
+    with open_for_questions(existing(database)) as backend:
         yield DatabaseSource(backend)
