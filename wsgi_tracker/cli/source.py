@@ -6,6 +6,8 @@ Both give what the API gives, so that whoever shows it need not know which it wa
 from __future__ import annotations
 
 import json
+import os
+import stat
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from http.client import HTTPException, HTTPResponse
@@ -226,11 +228,25 @@ def identity_of(backend: Backend) -> str | None:
 def existing(database: str) -> Path:
     """Return the path of a database that is there: a wrong name must not make one."""
     path = database_path(database)
-    if not path.exists():
-        raise ConfigurationError(f"there is no database {path}")
-    if path.is_file() and not path.stat().st_size:
+    try:
+        found = path.stat()
+    except FileNotFoundError as error:
+        raise ConfigurationError(f"there is no database {path}") from error
+    except PermissionError as error:
+        raise _not_ours(path) from error
+    if stat.S_ISREG(found.st_mode) and not found.st_size:
         raise ConfigurationError(f"{path} is empty: no application has used it yet")
+    if not os.access(path, os.R_OK | os.W_OK):
+        raise _not_ours(path)
     return path
+
+
+def _not_ours(path: Path) -> ConfigurationError:
+    """Return the error for a database of others; to read one in WAL mode is to write beside it."""
+    return ConfigurationError(
+        f"{path} cannot be read and written by this user, as also reports need it: be the user "
+        f"whose processes write it (sudo -u www-data wsgi-tracker ...), or ask a copy that is yours"
+    )
 
 
 @contextmanager
