@@ -7,16 +7,14 @@ import io
 import json
 import re
 import shlex
-import signal
 import subprocess
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
 
 import pytest
-from commands import COMMAND, PATIENCE_SECONDS, Running, command, on_terminal, run
+from commands import COMMAND, PATIENCE_SECONDS, command, on_terminal, run
 from counting import BEGIN, Counted, visit
 from needs import require
 from shops import Shop, serving
@@ -33,13 +31,6 @@ COLOUR = re.compile(r"\x1b\[[0-9;]*(3[0-9]|4[0-7])")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
     """Return a shop that no test visits."""
     with serving(tmp_path_factory.mktemp("shop")) as shop:
-        yield shop
-
-
-@pytest.fixture
-def visited(tmp_path: Path) -> Iterator[Shop]:
-    """Return a shop of the test's own."""
-    with serving(tmp_path) as shop:
         yield shop
 
 
@@ -257,37 +248,6 @@ def test_reader_that_has_read_enough_is_no_error(question: str, db: Counted) -> 
 
     process.wait(PATIENCE_SECONDS)
     assert re.search("traceback|error|exception", told, re.IGNORECASE) is None
-
-
-@each_source
-def test_follow_shows_each_visit_once_as_it_comes(kind: str, visited: Shop) -> None:
-    slow = threading.Thread(target=visited.visit, args=("/slow",))
-    with Running("visits", "--follow", "--json", *visited.source(kind)) as following:
-        seen = [json.loads(following.line())["endpoint"] for _ in range(4)]
-        slow.start()
-        visited.visit("/new")
-        seen.append(json.loads(following.line())["endpoint"])
-        (visited.folder / "slow.fifo").write_text("go on")  # it began first, and ends now
-        slow.join(PATIENCE_SECONDS)
-        seen.append(json.loads(following.line())["endpoint"])
-        visited.visit("/last")
-        seen.append(json.loads(following.line())["endpoint"])
-        code = following.stop(signal.SIGINT)
-
-        assert seen == ["/", "/boxes", "/boxes", "(unmatched)", "/new", "/slow", "/last"]
-        assert (following.rest(), following.errors, code) == ([], "", 0)
-
-
-def test_follow_without_json_shows_lines_of_a_log(visited: Shop) -> None:
-    with Running("visits", "-f", "--status", "404", *visited.source("database")) as following:
-        line = following.line()
-
-    assert re.fullmatch(r"\S+ \S+  \S+  GET  /missing  404  [\d.]+ (ms|µs)  curl/8\n", line)
-
-
-@pytest.mark.parametrize("option", ["--period=day", "--limit=3", "--start=2020-01-01"])
-def test_follow_goes_on_from_now(option: str, shop: Shop) -> None:
-    assert run("visits", "--follow", option, *shop.source("database")).returncode == 2
 
 
 @each_source

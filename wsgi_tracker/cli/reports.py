@@ -12,15 +12,18 @@ from typing import Any
 
 import click
 
+from ..errors import StorageError
 from ..parameters import Parameter
+from ..period import SECOND
 from ..query import BREAKDOWN, STATS, SUMMARY, TRENDS, USER, VISITS
 from . import tables
 from .options import Command, json_option, parameter_options, source_options
-from .source import Pairs, Reply, Source, lines_of, open_source
+from .source import Pairs, Reply, Source, UnavailableError, lines_of, open_source
 from .tables import printable
 
 FOLLOW_SECONDS = 1.0
-FOLLOW_FROM = timedelta(minutes=1)
+# The visits of the last minute are shown; some began long before, and arrive later.
+LOOKED_BACK = (timedelta(minutes=1), timedelta(hours=1), timedelta(days=1))
 
 
 def _show(reply: Reply, as_json: bool, show: Callable[[Any], None]) -> None:
@@ -118,6 +121,9 @@ def visits(
 ) -> None:
     """Show the newest visits, or follow them as they come.
 
+    --follow begins with those of the last minute. A server that restarts, and a database that is
+    locked, are told of once and asked again.
+
     \b
       wsgi-tracker visits --limit 20 --status 5xx --include path,status,error
       wsgi-tracker visits --follow --class -monitor
@@ -137,19 +143,49 @@ def followed(
 ) -> Iterator[str]:
     """Yield the visits of the last minute, and then, for ever, those that come, as JSON.
 
-    In the order in which they reach the database, so that none which took long is missed.
+    In the order in which they reach the database, so that none which took long is missed. Who does
+    not answer any more is told of once, and asked again.
     """
     known = dict(pairs)
     if extra := known.keys() & {"period", "start", "end", "limit", "cursor", "include"}:
         raise click.UsageError(f"--follow goes on from now: leave out --{min(extra)}")
+    known["order"] = "arrival"
     # By the clock of who answers: another host's may be minutes ahead.
     now = datetime.fromisoformat(source.ask("live", []).body["now"].replace("Z", "+00:00"))
-    known["start"] = f"{(now - FOLLOW_FROM).replace(tzinfo=None).isoformat()}Z"
-    known["order"] = "arrival"
+    for span in LOOKED_BACK:  # until there is one visit, behind which others arrive
+        known["start"] = _iso(now - span)
+        for line in _arrived(source, known):
+            if json.loads(line)["timestamp"] >= (now - LOOKED_BACK[0]).timestamp() * SECOND:
+                yield line
+        if "cursor" in known:
+            break
+    known["start"] = _iso(now - LOOKED_BACK[-1])
+    yield from _coming(source, known, pause)
+
+
+def _coming(source: Source, known: dict[str, str], pause: Callable[[float], None]) -> Iterator[str]:
+    is_told = False
     while True:
-        last = ""
+        pause(FOLLOW_SECONDS)
+        try:
+            yield from _arrived(source, known)
+            is_told = False
+        except (UnavailableError, StorageError) as error:
+            if not is_told:
+                click.echo(f"{error}; asking again", err=True)
+            is_told = True
+
+
+def _arrived(source: Source, known: dict[str, str]) -> Iterator[str]:
+    """Yield what has arrived, and note where to go on, also where it breaks off."""
+    last = ""
+    try:
         for last in lines_of(source.export(list(known.items()))):
             yield last
+    finally:
         if last:
             known["cursor"] = json.loads(last)["cursor"]
-        pause(FOLLOW_SECONDS)
+
+
+def _iso(moment: datetime) -> str:
+    return f"{moment.replace(tzinfo=None).isoformat()}Z"

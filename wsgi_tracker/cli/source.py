@@ -59,6 +59,10 @@ class Reply(NamedTuple):
     cursor: str | None = None
 
 
+class UnavailableError(TrackerError):
+    """Who is asked does not answer now; it may later."""
+
+
 class Source(Protocol):
     """What can be asked. ``pairs`` are names and values of parameters."""
 
@@ -156,7 +160,7 @@ class UrlSource:
                 raise _explained(error, self._base) from error
         except (URLError, HTTPException, OSError, UnicodeError) as error:
             reason = getattr(error, "reason", None) or error
-            raise TrackerError(f"{self._base} does not answer: {reason}") from error
+            raise UnavailableError(f"{self._base} does not answer: {reason}") from error
 
 
 _ADVICE = "is it the API's address?"
@@ -189,6 +193,7 @@ def _explained(error: HTTPError, base: str) -> TrackerError:
     """Return what the API says is wrong; or, where it was not the API, what was answered."""
     if location := error.headers.get("Location"):
         return TrackerError(f"{base} is elsewhere: {printable(location)}")
+    kind = TrackerError if error.code < 500 else UnavailableError
     try:
         told = json.load(error)["error"]
         message = printable(told["message"])
@@ -196,8 +201,8 @@ def _explained(error: HTTPError, base: str) -> TrackerError:
             return QueryError(message, told["parameter"])
     except (ValueError, KeyError, TypeError):
         reason = printable(error.reason)
-        return TrackerError(f"{base} answers {error.code} {reason}: {_ADVICE}")
-    return TrackerError(f"{base}: {message}")
+        return kind(f"{base} answers {error.code} {reason}: {_ADVICE}")
+    return kind(f"{base}: {message}")
 
 
 def _cursor(link: str) -> str | None:
