@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import codecs
+import gzip
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +77,25 @@ def test_format_is_found_out_among_other_lines(
     log.write_text("\n\n" + line + GARBAGE + line)
 
     assert imported(database, log) == {"visits": 2, "rejected": 1}
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress], ids=["plain", "gzip"])
+@pytest.mark.parametrize(("name", "line", "expected"), FORMATTED)
+def test_byte_order_mark_is_no_part_of_the_first_line(
+    name: str,
+    line: str,
+    expected: dict[str, Any],
+    pack: Callable[[bytes], bytes],
+    database: Path,
+    log: Path,
+) -> None:
+    log.write_bytes(pack(codecs.BOM_UTF8 + line.encode()))
+
+    assert imported(database, log) == {"visits": 1}
+
+    known = {"ip_address": "203.0.113.7", "endpoint": "/boxes/7", **expected}
+    assert known.items() <= only_visit(database).items()
+    assert imported(database, log) == {"skipped": 1}
 
 
 def test_pattern_of_a_server_is_a_format(database: Path, log: Path) -> None:

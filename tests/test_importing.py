@@ -87,6 +87,18 @@ def test_half_a_last_line_is_imported_when_it_is_whole(database: Path, log: Path
     assert (before, imported(database, log)) == ({"visits": 2}, {"visits": 1, "skipped": 2})
 
 
+def test_last_line_without_an_end_is_told(database: Path, log: Path) -> None:
+    log.write_text(log_line(0) + log_line(1).rstrip())
+
+    first = command("import", "-d", database, log)
+    log.write_text(log_line(0) + log_line(1))
+    second = command("import", "-d", database, log)
+
+    assert first.stderr == f"{log}: the last line has no end yet, and waits for the next import\n"
+    assert (first.exit_code, first.stdout) == (0, "1 visits imported\n")
+    assert second.stderr == f"{log}: 1 lines were imported before\n"
+
+
 def test_last_line_of_a_packed_log_needs_no_end(database: Path, log: Path) -> None:
     log.write_bytes(gzip.compress(many_lines(3)[:-1].encode()))
 

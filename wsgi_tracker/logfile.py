@@ -54,8 +54,8 @@ class LogFile:
     """Read a log, in order.
 
     ``content`` returns what stands in ``raw``, the file itself: the same if it is not compressed.
-    What stands behind the last line end is a line, too, unless it may still be written; an import
-    of a stream cannot be resumed.
+    What stands behind the last line end is a line, too, unless it may still be written, as
+    ``has_open_line`` says at the log's end; an import of a stream cannot be resumed.
     """
 
     def __init__(
@@ -79,6 +79,7 @@ class LogFile:
         self._line_ends = 0
         self._is_within_line = False
         self.first_lines: list[bytes] = []  # of these, blank ones left out
+        self.has_open_line = False
 
     def rewind(self) -> None:
         """Go back to the beginning, of the same file, whatever has its name now."""
@@ -130,6 +131,8 @@ class LogFile:
             rest_size += len(data) - end
         if rest and (self.is_stream or self._source is not self._raw):
             yield self._block(rest, rest_size)
+        else:
+            self.has_open_line = bool(rest)
 
     @property
     def share(self) -> float | None:
@@ -149,6 +152,8 @@ class LogFile:
 
     def _pass(self, lines: list[bytes], size: int) -> None:
         """Note that so many bytes were read, which are these lines, the last one without its end."""
+        if not self.position:
+            lines[0] = lines[0].removeprefix(codecs.BOM_UTF8)
         self.position += size
         self._line_ends += len(lines) - 1
         self._is_within_line = bool(lines[-1])

@@ -184,6 +184,8 @@ def _import_one(
     with closing(log):
         mark = resume(log, backend.storage.positions)
         importer.run(log, mark, partial(choose, log.name), telling.begin(log))
+        if log.has_open_line:
+            telling.say(f"{log.name}: the last line has no end yet, and waits for the next import")
 
 
 def _choose(
