@@ -21,6 +21,7 @@ from logs_written import (
     difference,
     ended,
     failed,
+    hits,
     imported,
     log_line,
     many_lines,
@@ -206,6 +207,38 @@ result = command("import", "-d", folder / "visits.db", folder / "access.log")
 print(result.exit_code)
 print(result.output)
 """
+
+
+def test_logs_beside_one_that_fails_are_imported_and_summed_up(
+    database: Path, log: Path, tmp_path: Path
+) -> None:
+    log.write_text(LINE)
+    other = tmp_path / "other.log"
+    other.write_text(log_line(1))
+
+    result = command("import", "-d", database, log, tmp_path / "missing.log", other)
+
+    assert (result.exit_code, result.stdout) == (1, "2 visits imported\n")
+    assert result.stderr == (
+        f"Error: {tmp_path}/missing.log cannot be read: No such file or directory\n"
+    )
+
+
+def test_log_that_breaks_off_is_summed_up_to_there(database: Path, log: Path) -> None:
+    lines = many_lines(3000, longer=3000)
+    log.write_bytes(gzip.compress(lines.encode(), 0)[:-1000])
+
+    result = command("import", "-d", database, log)
+
+    assert (result.exit_code, result.stderr.count("\n")) == (1, 1)
+    assert "cannot be read to its end" in result.stderr
+    assert result.stdout == f"{hits(database):,} visits imported\n"
+
+
+def test_log_that_is_not_there_makes_no_database(database: Path, log: Path) -> None:
+    assert "No such file" in failed(database, log)
+
+    assert not database.exists()
 
 
 def test_folder_that_cannot_be_written_is_an_error() -> None:

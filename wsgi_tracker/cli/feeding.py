@@ -19,7 +19,7 @@ from ..addresses import TrustedProxies
 from ..agreement import agree
 from ..backend import MAX_ENDPOINTS, Backend
 from ..endpoints import endpoints_by
-from ..errors import ConfigurationError
+from ..errors import ConfigurationError, TrackerError
 from ..exclusions import Exclusions
 from ..identity import PERMANENT, Identity
 from ..importing import Imported, Importer, resume
@@ -146,6 +146,8 @@ def import_logs(
     """
     if follow and (len(logs) > 1 or STDIN in logs):
         raise click.UsageError("--follow takes one log, which is a file")
+    if not any(name == STDIN or os.path.exists(name) for name in logs):
+        open_log(logs[0])  # it says why it cannot; a wrong name makes no database
     known = None if named is None else _known_format(named)
     path = database_path(database)
     with (
@@ -164,11 +166,16 @@ def import_logs(
             while follow:
                 _import_one(importer, backend, follow_log(logs[0]), choose, telling)
             for name in logs:
-                _import_one(importer, backend, open_log(name), choose, telling)
+                try:
+                    _import_one(importer, backend, open_log(name), choose, telling)
+                except ConfigurationError as error:  # of this log; others may be in order
+                    telling.fail(error)
             importer.finish()
             is_done = True
         except KeyboardInterrupt:
             telling.say("stopped" if follow else "stopped: the next import does the rest")
+        except TrackerError as error:
+            telling.fail(error)
     telling.sum_up(as_json)
     sys.exit(0 if is_done and telling.is_well else 1)
 
@@ -267,6 +274,7 @@ class Telling:
         self._logs: list[Imported] = []
         self._began = 0.0
         self._told = 0
+        self._has_failed = False
         self._file = None if rejects is None else _open_rejects(rejects)
         console = tables.console(stderr=True)
         self._bar = Progress(
@@ -298,9 +306,9 @@ class Telling:
 
     @property
     def is_well(self) -> bool:
-        """Whether any line was understood, if there were some."""
+        """Whether no log failed, and any line was understood, if there were some."""
         total = self._total
-        return total.rejected == 0 or total.rejected < total.lines
+        return not self._has_failed and (total.rejected == 0 or total.rejected < total.lines)
 
     def begin(self, log: LogFile) -> Imported:
         """Tell of a log that is about to be imported; return what counts its lines."""
@@ -314,6 +322,11 @@ class Telling:
     def say(self, text: str) -> None:
         """Show a line, whatever it holds."""
         self._bar.console.out(tables.printable(text), highlight=False)
+
+    def fail(self, error: TrackerError) -> None:
+        """Tell why a log could not be imported, or not to its end."""
+        self._has_failed = True
+        self.say(f"Error: {error}")
 
     def reject(self, log: LogFile, number: int, reason: str) -> None:
         """Tell of a line that is no visit; of many, only the first ones unless to a file."""
@@ -339,8 +352,10 @@ class Telling:
         )
 
     def sum_up(self, as_json: bool) -> None:
-        """Tell what became of all lines."""
+        """Tell what became of all lines; where none could be read, why was told."""
         total = asdict(self._total)
+        if self._has_failed and not any(total.values()):
+            return
         if as_json:
             click.echo(json.dumps(total, indent=2))
             return
