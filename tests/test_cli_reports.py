@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import json
 import re
@@ -294,6 +295,32 @@ def test_export_overwrites_nothing(counted: Counted, tmp_path: Path) -> None:
     assert "exists already" in done.stderr
     assert (done.exit_code, output.read_text()) == (1, "mine")
     assert not output.with_name("visits.csv.part").exists()
+
+
+def no_links(*_: object) -> None:
+    raise PermissionError(errno.EPERM, "Operation not permitted")  # as vfat says it
+
+
+def test_export_is_written_where_files_have_no_links(
+    counted: Counted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.link", no_links)
+    output = tmp_path / "visits.ndjson"
+
+    first = command("export", "-d", counted.database, "-o", output)
+    second = command("export", "-d", counted.database, "-o", output)
+
+    assert (first.exit_code, first.stderr) == (0, "")
+    assert len(output.read_text().splitlines()) == 1235
+    assert (second.exit_code, "exists already" in second.stderr) == (1, True)
+    assert output.stat().st_mode & 0o777 == 0o600
+    assert list(tmp_path.glob("*.part")) == []
+
+
+def test_export_to_a_dash_is_printed(counted: Counted) -> None:
+    done = command("export", "-d", counted.database, "-o", "-")
+
+    assert len(done.stdout.splitlines()) == 1235
 
 
 def test_export_that_fails_half_way_leaves_nothing(counted: Counted, tmp_path: Path) -> None:

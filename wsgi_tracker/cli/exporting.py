@@ -6,7 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import islice
 from typing import IO
 
@@ -19,6 +19,7 @@ from .options import parameter_options, source_options
 from .source import Pairs, lines_of, open_source
 
 PARQUET = "parquet"
+STDOUT = "-"
 ROWS_PER_GROUP = 50_000
 PARAMETERS = [parameter for parameter in EXPORT if parameter.name != "format"]
 
@@ -32,7 +33,10 @@ PARAMETERS = [parameter for parameter in EXPORT if parameter.name != "format"]
     help="Parquet needs pyarrow, and -o.",
 )
 @click.option(
-    "-o", "--output", type=click.Path(dir_okay=False), help="A file that is not there yet."
+    "-o",
+    "--output",
+    type=click.Path(dir_okay=False),
+    help="A file that is not there yet; - is standard output.",
 )
 @source_options
 @parameter_options(PARAMETERS)
@@ -47,6 +51,7 @@ def export(
       wsgi-tracker export --start 2025-08-01 --end 2025-09-01 > august.ndjson
       wsgi-tracker export --format parquet -o visits.parquet --class human
     """
+    output = None if output == STDOUT else output
     if format == PARQUET and output is None:
         raise click.UsageError("Parquet is written to a file: give -o")
     asked = [*pairs, ("format", "csv" if format == "csv" else "ndjson")]
@@ -76,14 +81,25 @@ def _written(output: str | None) -> Iterator[IO[bytes]]:
     try:
         with open(fd, "wb") as file:
             yield file
-        try:
-            os.link(part, output)
-        except FileExistsError as error:
-            raise ConfigurationError(exists) from error
-    except OSError as error:  # a disk that is full, or knows no links
+        _give_name(part, output)
+    except FileExistsError as error:
+        raise ConfigurationError(exists) from error
+    except OSError as error:  # a disk that is full
         raise TrackerError(f"{output} cannot be written: {error.strerror or error}") from error
     finally:
-        os.unlink(part)
+        with suppress(FileNotFoundError):
+            os.unlink(part)
+
+
+def _give_name(part: str, output: str) -> None:
+    """Give a file that is complete its name, unless another has it."""
+    try:
+        os.link(part, output)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without links, as those of memory cards
+        os.close(os.open(output, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+        os.replace(part, output)
 
 
 def _write_parquet(blocks: Iterator[bytes], file: IO[bytes]) -> None:
