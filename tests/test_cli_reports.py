@@ -227,6 +227,15 @@ def test_terminal_gets_colours_and_no_wider_lines(counted: Counted) -> None:
     assert max(map(len, re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", coloured).splitlines())) <= 80
 
 
+def test_visit_takes_one_line_of_a_narrow_terminal(db: Counted) -> None:
+    db.ingest([visit(BEGIN + n, "a" * 32, user_agent="a long name " * 50) for n in range(3)])
+
+    lines = on_terminal("visits", "-d", db.database).splitlines()
+
+    assert sum("2024-" in line for line in lines) == 3
+    assert len(lines) < 10
+
+
 @pytest.mark.parametrize(
     "question",
     ["visits --limit 1000", "visits --limit 1000 --json", "export", "export --format csv"],

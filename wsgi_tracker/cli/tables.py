@@ -153,6 +153,9 @@ def user(body: Row) -> None:
 
 _VISIT = "user_hash endpoint method ip_address user_agent referer timestamp".split()
 _NUMBERS = "hits users endpoints errors p50 p90 p99 bytes".split()
+# On a narrow terminal: never broken, or cut before another cell takes several lines.
+_WHOLE = {*_NUMBERS, "time", "method", "user", "address", "hits before", "status"}
+_CUT = {"user agent", "referer", "last access"}
 
 
 def line(visit: Row) -> str:
@@ -176,15 +179,25 @@ def facts(rows: Mapping[str, object]) -> None:
 
 def _table(*heads: str) -> Table:
     is_terminal = sys.stdout.isatty()
-    table = Table(box=box.SIMPLE_HEAD if is_terminal else None, pad_edge=False)
+    table = Table(
+        box=box.SIMPLE_HEAD if is_terminal else None, pad_edge=False, collapse_padding=is_terminal
+    )
     for head in heads:
         justify: Any = "right" if head in _NUMBERS else "left"
-        table.add_column(head.replace("_", " "), justify=justify, overflow="fold")
+        overflow: Any = "ellipsis" if head in _CUT else "fold"
+        table.add_column(
+            head.replace("_", " "), justify=justify, overflow=overflow, no_wrap=head in _WHOLE
+        )
     return table
 
 
 def _add(table: Table, cells: Iterable[Any]) -> None:
-    table.add_row(*(cell if isinstance(cell, Bar) else Text(shown(cell)) for cell in cells))
+    table.add_row(
+        *(
+            cell if isinstance(cell, Bar) else Text(shown(cell), no_wrap=column.overflow != "fold")
+            for cell, column in zip(cells, table.columns, strict=True)
+        )
+    )
 
 
 def _print(table: RenderableType, caption: str = "") -> None:
