@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.resources
+import importlib.util
+import subprocess
+import sys
 from pathlib import Path
 
 import wsgi_tracker
@@ -13,6 +16,18 @@ from wsgi_tracker.dashboard import NAMES
 def app(environ, start_response):  # type: ignore[no-untyped-def]
     start_response("200 OK", [])
     return [b"hello"]
+
+
+def check_command(version: str) -> None:
+    """The command runs, with the extra; without it, it says in one line how to get it."""
+    command = [Path(sys.executable).with_name("wsgi-tracker"), "--version"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if importlib.util.find_spec("click"):
+        expected = (0, f"wsgi-tracker, version {version}\n", "")
+    else:
+        needed = "the command line needs click and rich: pip install 'wsgi-tracker[cli]'\n"
+        expected = (1, "", needed)
+    assert (done.returncode, done.stdout, done.stderr) == expected, done
 
 
 def main() -> None:
@@ -32,6 +47,7 @@ def main() -> None:
         assert b'"total_hits": 1' in b"".join(tracked(report, lambda status, headers: print))
         page = {"REQUEST_METHOD": "GET", "PATH_INFO": "/api/tracking/dashboard"}
         assert b"<!doctype html>" in b"".join(tracked(page, lambda status, headers: print))
+    check_command(installed.version)
     print(f"wsgi-tracker {installed.version} is whole")
 
 
