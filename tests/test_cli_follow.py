@@ -98,7 +98,7 @@ def test_follow_goes_on_when_the_server_is_there_again(
     arrive = partial(db.ingest, [visit(time.time_ns() // 1000, "a" * 32)])
     with ExitStack() as running:
         first = running.enter_context(Running("serve", "--port", "0", "-d", db.database))
-        url = first.line().split()[-1]
+        url = first.line().split()[-1].removesuffix("/dashboard")
         again = Running("serve", "--port", str(urlsplit(url).port), "-d", db.database)
 
         def restart() -> None:

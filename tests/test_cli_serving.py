@@ -48,10 +48,12 @@ def shop(folder: Path, application: str = "app", workers: int = 1) -> Server:
 def port_of(serving: Running) -> int:
     """Return the port that it says it listens on, once it does."""
     found = re.fullmatch(
-        r"Reports are at http://(?:127\.0\.0\.1|\[::1\]):(\d+)/api/tracking/\n", serving.line()
+        r"Reports are at (http://(?:127\.0\.0\.1|\[::1\]):(\d+)/api/tracking)/, "
+        r"a page of them at \1/dashboard\n",
+        serving.line(),
     )
     assert found is not None
-    return int(found[1])
+    return int(found[2])
 
 
 def stored(database: Path) -> int:

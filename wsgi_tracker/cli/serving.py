@@ -112,7 +112,8 @@ def _tell_addresses(server: Any) -> None:
     """Say where it listens; a name, as localhost, may stand for several addresses."""
     listening = getattr(server, "effective_listen", None)
     for host, port in listening or [(server.effective_host, server.effective_port)]:
-        click.echo(f"Reports are at http://{_address(host)}:{port}{PREFIX}/")
+        base = f"http://{_address(host)}:{port}{PREFIX}"
+        click.echo(f"Reports are at {base}/, a page of them at {base}/dashboard")
 
 
 @click.command()
