@@ -27,6 +27,8 @@ from wsgi_tracker.agents import data_version
 from wsgi_tracker.auth import Auth
 from wsgi_tracker.period import DAY
 
+pytestmark = pytest.mark.once
+
 APP = """
 from wsgi_tracker import Tracker
 

@@ -22,6 +22,8 @@ from wsgi_tracker.cli.reports import followed
 from wsgi_tracker.cli.source import Source, UrlSource, open_source
 from wsgi_tracker.period import SECOND
 
+pytestmark = pytest.mark.once
+
 
 @pytest.fixture
 def visited(tmp_path: Path) -> Iterator[Shop]:

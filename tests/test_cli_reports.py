@@ -24,6 +24,8 @@ from wsgi_tracker.cli import main, tables
 from wsgi_tracker.period import SECOND
 from wsgi_tracker.query import BREAKDOWN, EXPORT, STATS, SUMMARY, TRENDS, USER, VISITS
 
+pytestmark = pytest.mark.once
+
 HOSTILE = "\x1b[31mred\x1b]0;title\x07[bold]x[/]\r\n\u202eevil\u2066\x9b31m"
 COLOUR = re.compile(r"\x1b\[[0-9;]*(3[0-9]|4[0-7])")
 

@@ -22,6 +22,8 @@ from shops import Shop, serving
 
 from wsgi_tracker.cli.source import BUSY_SECONDS
 
+pytestmark = pytest.mark.once
+
 
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:

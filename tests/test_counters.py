@@ -25,6 +25,8 @@ from wsgi_tracker.selection import Selection
 from wsgi_tracker.storage import counted, counters, counting, purge, raw, uncount
 from wsgi_tracker.storage.purge import phases_for_user
 
+pytestmark = pytest.mark.once
+
 ZONES = "UTC Europe/Berlin Asia/Kathmandu America/St_Johns Australia/Lord_Howe Pacific/Apia".split()
 AGENTS = [None, " ", "curl/8", "Googlebot/2.1", "Mozilla/5.0 (X11; rv:128.0) Firefox/128.0"]
 

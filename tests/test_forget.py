@@ -19,6 +19,8 @@ from wsgi_tracker import Tracker
 from wsgi_tracker.errors import ConfigurationError, StorageError
 from wsgi_tracker.storage.purge import Sweep
 
+pytestmark = pytest.mark.once
+
 Tracked = Callable[..., Tracker]
 
 

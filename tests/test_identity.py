@@ -305,7 +305,7 @@ def test_command_changes_what_all_agree_on(tracked: Tracked, tmp_path: Path) -> 
     assert "another does not start" in command(*configure, *told).stdout
     refused = command(*configure, "--timezone", "Mars/Olympus")
     assert "timezone is a name such as" in refused.stderr
-    assert refused.exit_code == 1
+    assert refused.exit_code == 2
 
     tracked(secret=GIVEN + "s", timezone="Asia/Kathmandu")
 

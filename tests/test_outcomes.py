@@ -26,6 +26,8 @@ from wsgi_tracker.storage.counters import read_state
 from wsgi_tracker.storage.outcome_reports import of_all, of_endpoints
 from wsgi_tracker.storage.outcomes import latency_of
 
+pytestmark = pytest.mark.once
+
 HALF_A_DAY = 43_200_000_000  # µs
 
 

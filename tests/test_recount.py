@@ -22,6 +22,8 @@ from hypothesis import strategies as st
 
 from wsgi_tracker import Tracker, Visit
 
+pytestmark = pytest.mark.once
+
 UTC = timezone.utc
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 NOW = datetime(2024, 3, 4, 10, 15, 30, 123456, tzinfo=UTC)  # a Monday after a 29 February

@@ -32,6 +32,8 @@ from wsgi_tracker.storage import Batch, Storage
 from wsgi_tracker.storage import purge as steps
 from wsgi_tracker.storage.schema import transaction
 
+pytestmark = pytest.mark.once
+
 NOW = 1_755_081_000_000_000
 FLOOR = NOW - 30 * DAY
 PATIENCE_SECONDS = 30
