@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from wsgiref.util import setup_testing_defaults
 
 import pytest
@@ -51,13 +51,25 @@ BAD_VALUES = {
 }
 
 
+@pytest.fixture(
+    scope="module", params=[pytest.param("", id="root"), pytest.param("/mounted", id="mounted")]
+)
+def api(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[webtest.TestApp]:
+    """Return the client of one application for hundreds of questions."""
+    database = tmp_path_factory.mktemp("api") / "visits.db"
+    with Tracker(lambda *args: [], database, ingest=False, require_token=False) as tracker:
+        yield webtest.TestApp(tracker, extra_environ={"SCRIPT_NAME": request.param})
+
+
 @pytest.mark.parametrize("value", [pytest.param(v, id=k) for k, v in BAD_VALUES.items()])
 @pytest.mark.parametrize(
     ("report", "parameter"),
     [(report, parameter) for report, parameters in REPORTS.items() for parameter in parameters],
 )
-def test_bad_value_is_400(report: str, parameter: str, value: str, client: Client) -> None:
-    response = client().get(f"/api/tracking/{report}?{parameter}={value}", status=400)
+def test_bad_value_is_400(report: str, parameter: str, value: str, api: webtest.TestApp) -> None:
+    response = api.get(f"/api/tracking/{report}?{parameter}={value}", status=400)
 
     assert set(response.json) == {"error"}
     error = response.json["error"]
