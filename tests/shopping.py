@@ -151,6 +151,26 @@ def hostile(now: int) -> Iterator[Visit]:
         )
 
 
+def wordy(now: int) -> Iterator[Visit]:
+    """Yield visits whose every text is long, with spaces in it and without."""
+    for number, text in enumerate(("long words " * 30, "x" * 300)):
+        yield Visit(
+            now - (number + 1) * DAY,
+            "d" * 32,
+            "PROPPATCH",
+            f"/{text}",
+            path=f"/{text}/path",
+            status=(404, 500)[number],
+            duration_us=828_000_000,
+            bytes_sent=10,
+            error=f"{text}Error",
+            ip_address="2001:db8:1234:5678:9abc:def0:1234:5678",
+            user_agent=f"Mozilla {text}",
+            referer=f"https://{'sub.' * 50}example.org/{text}",
+            host=f"{'host.' * 40}example.com",
+        )
+
+
 def ambiguous(now: int) -> Iterator[Visit]:
     """Yield visits with values that a filter takes for something else, and what that would find."""
     for path, host in (("/*[ab]?", "-x"), ("/xax", "x")):

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import pytest
-from browsing import RANGE, Visitor, expect
+from browsing import RANGE, Site, Visitor, expect, serve
 from servers import TOKEN
+from shopping import fill, shopping, wordy
 
 Visit = Callable[..., Visitor]
 WIDTHS = {360: 780, 800: 1000, 1440: 1000, 2400: 1300}
@@ -91,6 +94,61 @@ def test_nothing_jumps(width: int, visit: Visit) -> None:
     visitor.wait()
 
     assert sum(page.evaluate("window.shifts")) < 0.05
+
+
+@pytest.fixture(scope="module")
+def long_texts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    folder = tmp_path_factory.mktemp("wordy")
+    now = time.time_ns() // 1000
+    fill(folder / "visits.db", chain(shopping(now, 3, 5), wordy(now)))
+    with serve(folder) as server:
+        yield Site(server)
+
+
+@pytest.mark.parametrize("locale", ["en-US", "de-DE", "ru-RU"])
+@pytest.mark.parametrize("width", [390, 1440])
+def test_no_cell_reaches_into_its_neighbour(
+    width: int, locale: str, visit: Visit, long_texts: Site, picture: Callable[..., Path]
+) -> None:
+    visitor = visit(long_texts, locale=locale, viewport={"width": width, "height": 900})
+
+    def enlarge(route: Any) -> None:
+        answer = route.fetch().json()
+        for row in chain(answer.get("stats", ()), answer.get("trends", ())):
+            for name in ("hit_count", "hits", "unique_users"):
+                if name in row:
+                    row[name] *= 1_234_567
+        route.fulfill(json=answer)
+
+    visitor.page.route("**/stats?*", enlarge)
+    visitor.page.route("**/trends?*", enlarge)
+    page = visitor.open(granularity="week")
+    page.click("#figures summary")
+    page.evaluate("document.querySelectorAll('.empty button').forEach((each) => each.click())")
+    visitor.wait()
+
+    assert page.locator(".panel table").count() == page.locator(".panel").count() - 2
+    too_long = page.evaluate(
+        """() => [...document.querySelectorAll('th, td')]
+            .filter((cell) => cell.scrollWidth > cell.clientWidth)
+            .map((cell) => [cell.closest('.panel').id, cell.textContent])"""
+    )
+    assert too_long == []
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    picture(page, f"long-{locale}-{width}", full_page=True)
+
+
+@pytest.mark.parametrize("width", [390, 900, 1440])
+def test_no_card_is_cut_off(width: int, visit: Visit) -> None:
+    page = visit(viewport={"width": width, "height": 900}).open(**RANGE)
+
+    cut = page.evaluate(
+        """() => [...document.querySelectorAll('.card')]
+            .filter((card) => card.scrollHeight > card.clientHeight)
+            .map((card) => card.innerText)"""
+    )
+    assert page.inner_text("#card-time .below")
+    assert cut == []
 
 
 def test_numbers_are_those_of_the_readers_locale(visit: Visit) -> None:

@@ -7,7 +7,7 @@ import { button } from "./dom.js";
 import { number } from "./format.js";
 import { Panel } from "./panel.js";
 import { exactly, go, label } from "./state.js";
-import { table } from "./table.js";
+import { figure, table } from "./table.js";
 
 const LIMIT = 50;
 const DEAD = { status: "404" };
@@ -73,10 +73,6 @@ async function show(list, view, signal) {
     line.style.setProperty("--share", rows[index].hits / rows[0].hits);
   });
   panel.show(made, { columns, rows });
-}
-
-function figure(key, label) {
-  return { name: key, label, numeric: true, value: (row) => row[key], cell: (row) => number(row[key]) };
 }
 
 function name(list, by, view, { value }) {

@@ -10,7 +10,7 @@ import { button, byId, onTyping } from "./dom.js";
 import { duration, number, percent } from "./format.js";
 import { Panel } from "./panel.js";
 import { addFilter, exactly, go } from "./state.js";
-import { sorted, table } from "./table.js";
+import { figure, sorted, table } from "./table.js";
 
 const MOST_ROWS = 1000; // as many as the API gives on one page
 const EXTREMES = 50;
@@ -38,12 +38,12 @@ const ENDPOINT = {
       "data-key": key(row),
     }),
 };
-const METHOD = { name: "method", label: "Method", value: (row) => row.method };
-const HITS = figure("hit_count", "Hits", (row) => row.hit_count, number);
-const USERS = figure("unique_users", "Users", (row) => row.unique_users, number);
-const ERRORS = figure("error_rate", "Errors", (row) => row.error_rate, percent);
-const P50 = figure("p50", "p50", (row) => row.duration_us?.p50, duration);
-const P99 = figure("p99", "p99", (row) => row.duration_us?.p99, duration);
+const METHOD = { name: "method", label: "Method", isShort: true, value: (row) => row.method };
+const HITS = figure("hit_count", "Hits");
+const USERS = figure("unique_users", "Users");
+const ERRORS = figure("error_rate", "Errors", percent);
+const P50 = figure("p50", "p50", duration, (row) => row.duration_us?.p50);
+const P99 = figure("p99", "p99", duration, (row) => row.duration_us?.p99);
 const TREND = {
   name: "trend",
   label: "Trend",
@@ -52,10 +52,6 @@ const TREND = {
   cell: (row) => trends.get(key(row)) ?? "",
 };
 const COLUMNS = [ENDPOINT, METHOD, HITS, USERS, ERRORS, P50, P99, TREND];
-
-function figure(name, label, value, say) {
-  return { name, label, numeric: true, value, cell: (row) => say(value(row)) };
-}
 
 export const endpoints = {
   turn() {

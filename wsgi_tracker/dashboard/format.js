@@ -87,8 +87,9 @@ export function bucketName(name, granularity, zone) {
   if (granularity === "hour") return say(new Date(name), zone, { weekday: "short", ...DAY, ...CLOCK });
   const date = dateOf(name);
   if (granularity === "month") return say(date, "UTC", { month: "long", year: "numeric" });
-  const day = say(date, "UTC", { weekday: "short", ...DAY, year: "numeric" });
-  return granularity === "week" ? `Week of ${day}` : day;
+  const day = { ...DAY, year: "numeric" };
+  if (granularity === "week") return `Week of ${say(date, "UTC", day)}`;
+  return say(date, "UTC", { weekday: "short", ...day });
 }
 
 function dateOf(name) {

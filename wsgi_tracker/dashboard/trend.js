@@ -7,7 +7,7 @@ import { byId, element } from "./dom.js";
 import { bucketName, bucketTick, knownZone, number } from "./format.js";
 import { Panel } from "./panel.js";
 import { go, view as current } from "./state.js";
-import { table } from "./table.js";
+import { figure, table } from "./table.js";
 
 const PARTIAL = "not a whole one";
 const panel = new Panel("trend");
@@ -43,10 +43,10 @@ function draw(view) {
   const zone = knownZone(view.tz);
   const name = (bucket) => bucketName(bucket.time_bucket, granularity, zone);
   const columns = [
-    { name: "time_bucket", label: "Time", value: (row) => row.time_bucket, cell: name },
-    count("hits", "Hits"),
-    count("unique_users", "Unique users"),
-    { name: "partial", label: "", value: (row) => String(row.partial), cell: said },
+    { name: "time_bucket", label: "Time", isShort: true, value: (row) => row.time_bucket, cell: name },
+    figure("hits", "Hits"),
+    figure("unique_users", "Unique users"),
+    { name: "partial", label: "", isShort: true, value: (row) => String(row.partial), cell: said },
   ];
   const isEmpty = !buckets.some((bucket) => bucket.hits);
   byId("nothing").hidden = !isEmpty;
@@ -78,10 +78,6 @@ function describe(bucket, before, name) {
   if (before) lines.push(["before", `${number(before.hits)} hits in the time before`]);
   if (bucket.partial) lines.push(["partial", PARTIAL]);
   return { name: name(bucket), lines };
-}
-
-function count(name, label) {
-  return { name, label, numeric: true, value: (row) => row[name], cell: (row) => number(row[name]) };
 }
 
 function said(row) {

@@ -6,7 +6,7 @@ import { button, byId, element, offer, onTyping } from "./dom.js";
 import { duration, knownZone, moment } from "./format.js";
 import { Panel } from "./panel.js";
 import { go } from "./state.js";
-import { table } from "./table.js";
+import { figure, table } from "./table.js";
 
 const INCLUDED = "path,status,error,host,duration,bytes";
 const LIMIT = 50;
@@ -65,29 +65,19 @@ function columnsOf(zone) {
     value: (row) => row[name],
     cell: (row) => row[name] && element("span", { class: "value", title: row[name] }, row[name]),
   });
+  const short = (name, label) => ({ ...text(name, label), isShort: true });
   return [
-    {
-      name: "timestamp",
-      label: "Time",
-      value: (row) => row.timestamp,
-      cell: (row) => moment(row.timestamp, zone),
-    },
-    { ...text("user_hash", "User"), cell: (row) => userButton(row.user_hash) },
-    { name: "method", label: "Method", value: (row) => row.method },
+    { ...short("timestamp", "Time"), cell: (row) => moment(row.timestamp, zone) },
+    { ...short("user_hash", "User"), cell: (row) => userButton(row.user_hash) },
+    short("method", "Method"),
     text("path", "Path"),
-    { name: "status", label: "Status", value: (row) => row.status, cell: statusMark },
-    {
-      name: "duration_us",
-      label: "Time taken",
-      numeric: true,
-      value: (row) => row.duration_us,
-      cell: (row) => duration(row.duration_us),
-    },
-    text("error", "Error"),
+    { ...short("status", "Status"), cell: statusMark },
+    figure("duration_us", "Took", duration),
+    short("error", "Error"),
     text("referer", "Referer"),
     text("user_agent", "User agent"),
     text("host", "Host"),
-    text("ip_address", "Address"),
+    short("ip_address", "Address"),
   ];
 }
 
