@@ -34,6 +34,23 @@ def test_period_is_chosen(period: str, visitor: Visitor) -> None:
     assert page.inner_text("#card-hits .value") == f"{total:,}"
 
 
+def test_all_of_the_time_is_a_period_with_nothing_before_it(visitor: Visitor) -> None:
+    page = visitor.open()
+
+    page.check('#periods input[value="all"]', force=True)
+    visitor.wait()
+
+    assert view_of(visitor) == {"period": "all"}
+    total = visitor.site.ask("summary")["total_hits"]
+    assert page.inner_text("#card-hits .value") == f"{total:,}"
+    weeks = [int(row[1].replace(",", "")) for row in cells(page, "#trend-table")]
+    assert sum(weeks) == total
+    assert weeks[-1] > 0
+    assert page.inner_text("#card-hits .change") == ""
+    assert page.locator("#endpoints tbody tr").count() == len(visitor.site.ask("stats")["stats"])
+    assert [q for q in visitor.asked("trends") if "start=1970" in q and "compare" in q] == []
+
+
 def test_range_is_of_whole_days_and_holds_the_last(visitor: Visitor) -> None:
     page = visitor.open(tz="UTC")
     first, last = TODAY - timedelta(days=9), TODAY - timedelta(days=3)

@@ -96,6 +96,29 @@ def test_nothing_jumps(width: int, visit: Visit) -> None:
     assert sum(page.evaluate("window.shifts")) < 0.05
 
 
+@pytest.mark.parametrize("width", [360, 800, 1000, 1440])
+def test_what_opens_is_within_the_page(width: int, visit: Visit) -> None:
+    visitor = visit(viewport={"width": width, "height": 900})
+
+    def warn(route: Any) -> None:
+        route.fulfill(json={**route.fetch().json(), "warnings": ["something to tell " * 9]})
+
+    visitor.page.route("**/health", warn)
+    page = visitor.open(**RANGE)
+
+    for opener, opened in {
+        "#range": "#range form",
+        "#filter": "#filter form",
+        "#health": "#health ul",
+    }.items():
+        page.click(f"{opener} summary")
+        box = page.locator(opened).bounding_box()
+        assert box is not None
+        assert box["x"] >= 0
+        assert box["x"] + box["width"] <= width
+        page.click(f"{opener} summary")
+
+
 @pytest.fixture(scope="module")
 def long_texts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     folder = tmp_path_factory.mktemp("wordy")

@@ -110,7 +110,7 @@ def test_trend_is_that_of_the_api_bucket_by_bucket(view: dict[str, str], visitor
         [
             grouped(bucket["hits"]),
             grouped(bucket["unique_users"]),
-            "not a whole one" if bucket["partial"] else "",
+            "incomplete" if bucket["partial"] else "",
         ]
         for bucket in trends
     ]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from browsing import Site, Visitor, cells, expect, serve
+from browsing import RANGE, Site, Visitor, cells, expect, serve, view_of
 from servers import TOKEN
 
 Visit = Callable[..., Visitor]
@@ -60,6 +60,38 @@ def test_token_of_the_address_is_taken_out_and_reaches_no_address(visit: Visit) 
     assert {request.headers.get("authorization") for request in files} == {None}
 
 
+def test_token_is_forgotten_on_demand_with_what_it_showed(visit: Visit) -> None:
+    visitor = visit()
+    page = visitor.open(**RANGE)
+    assert cells(page, "#endpoints")
+
+    page.click("#forget")
+
+    expect(page.locator("#token")).to_be_focused()
+    expect(page.locator("#token-reason")).to_have_text("")
+    assert page.evaluate("sessionStorage.length") == 0
+    assert cells(page, "#endpoints") == []
+    page.keyboard.type(TOKEN)
+    page.keyboard.press("Enter")
+    visitor.wait()
+    assert view_of(visitor) == RANGE
+    assert cells(page, "#endpoints")
+
+
+def test_token_is_asked_for_before_a_user_is_shown(visit: Visit) -> None:
+    """The dialog lay over the form, which nobody could reach."""
+    visitor = visit()
+    page = visitor.open(token=None, user="f" * 32)
+    expect(page.locator("#token")).to_be_focused()
+    expect(page.locator("#user")).to_be_hidden()
+
+    page.keyboard.type(TOKEN)
+    page.keyboard.press("Enter")
+    visitor.wait()
+
+    expect(page.locator("#user .session")).to_have_count(1)
+
+
 @pytest.mark.parametrize("token", ["wrong", "%zz", "ünknown"])
 def test_wrong_token_is_said_to_be_wrong(token: str, visit: Visit) -> None:
     visitor = visit()
@@ -102,6 +134,7 @@ def test_where_no_token_is_needed_none_is_asked_for(visit: Visit, tmp_path: Path
         visitor.wait()
 
         expect(page.locator("#token-form")).to_be_hidden()
+        expect(page.locator("#forget")).to_be_hidden()
         assert page.inner_text("#card-hits .value") == "0"
 
 

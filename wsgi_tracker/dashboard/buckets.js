@@ -4,14 +4,15 @@
 const HOUR = 3_600_000;
 const DAY = 24 * HOUR;
 
-/** Periods on offer: what trends call them, and the buckets that suit them. */
+/** Periods on offer: how trends are asked for them, and the buckets that suit them. */
 export const PERIODS = {
-  today: { label: "Today", trends: "today", granularity: "hour" },
-  yesterday: { label: "Yesterday", trends: "yesterday", granularity: "hour" },
-  day: { label: "24 hours", trends: "24h", granularity: "hour" },
-  week: { label: "7 days", trends: "7d", granularity: "day" },
-  month: { label: "30 days", trends: "30d", granularity: "day" },
-  year: { label: "1 year", trends: "1y", granularity: "week" },
+  today: { label: "Today", trends: { period: "today" }, granularity: "hour" },
+  yesterday: { label: "Yesterday", trends: { period: "yesterday" }, granularity: "hour" },
+  day: { label: "24 hours", trends: { period: "24h" }, granularity: "hour" },
+  week: { label: "7 days", trends: { period: "7d" }, granularity: "day" },
+  month: { label: "30 days", trends: { period: "30d" }, granularity: "day" },
+  year: { label: "1 year", trends: { period: "1y" }, granularity: "week" },
+  all: { label: "All", trends: { start: "1970-01-01" }, granularity: "week" }, // they begin with visits
 };
 /** Of more visits than these nothing is asked unbidden that no counter knows. */
 export const MANY_HITS = 2_000_000;
@@ -28,7 +29,7 @@ export function time(view) {
 export function timeOfTrends(view) {
   const { period, ...rest } = time(view);
   const granularity = granularityOf(view);
-  return { ...(period && { period: PERIODS[period].trends }), ...rest, granularity, fill: "true" };
+  return { ...PERIODS[period]?.trends, ...rest, granularity, fill: "true" };
 }
 
 export function isRange(view) {
@@ -37,7 +38,7 @@ export function isRange(view) {
 
 /** Whether there is a time before, of the same length. */
 export function hasBefore(view) {
-  return Boolean(view.start) || !view.end;
+  return isRange(view) ? Boolean(view.start) : view.period !== "all";
 }
 
 /** Whether visits to come will be in the view, too. */

@@ -24,6 +24,7 @@ export function showControls(view) {
   from.value = view.start.slice(0, 10);
   to.value = view.end.length === 10 ? addDays(view.end, -1) : view.end.slice(0, 10);
   byId("unzoom").hidden = !isRange(view);
+  byId("unzoom").textContent = `Back to ${PERIODS[view.period].label}`;
   choose(zone, view.tz);
   choose(kind, view.filters.class ?? "");
   choose(granularity, view.granularity);

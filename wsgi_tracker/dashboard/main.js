@@ -93,6 +93,7 @@ function askForToken(message) {
   isAsking = true;
   controller.abort();
   visitsController.abort();
+  showUser({ user: "" }); // or nobody could reach the form below its dialog
   const wasWrong = token.get() !== null;
   token.forget();
   // Where none is set at all, the API says how to set one.
@@ -115,11 +116,19 @@ function start() {
   isAsking = false;
   shown = null;
   document.body.classList.remove("asking");
+  byId("forget").hidden = token.get() === null;
   show(current());
+}
+
+/** Begin anew without the token, and without all that was shown with it. */
+function forget() {
+  token.forget();
+  location.reload();
 }
 
 needs.addEventListener("token", (event) => askForToken(event.detail));
 byId("token-form").addEventListener("submit", takeToken);
+byId("forget").addEventListener("click", forget);
 addEventListener("hashchange", () => takeTokenFromAddress() && start());
 byId("host").textContent = location.host;
 document.title = `Visits of ${location.host}`;

@@ -128,7 +128,7 @@ export class Panel {
   }
 }
 
-/** Give a panel that has nothing but a title what most panels have. */
+/** Give a panel that has a title, and perhaps what belongs beside it, all that panels have. */
 function furnish(root) {
   const title = `${root.id}-title`;
   root.setAttribute("aria-labelledby", title);
@@ -138,6 +138,7 @@ function furnish(root) {
       {},
       element("h2", { id: title }, root.dataset.title),
       element("span", { class: "note" }),
+      ...root.children,
       root.dataset.download !== "no" && element("span", { class: "download" }),
     ),
     element("div", { class: "body", tabindex: 0, role: "region", "aria-labelledby": title }),

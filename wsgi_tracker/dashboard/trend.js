@@ -9,7 +9,7 @@ import { Panel } from "./panel.js";
 import { go, view as current } from "./state.js";
 import { figure, table } from "./table.js";
 
-const PARTIAL = "not a whole one";
+const PARTIAL = "incomplete";
 const panel = new Panel("trend");
 const place = element("div");
 const chart = new Chart(place, { onZoom: zoom, onReset: resetZoom });
