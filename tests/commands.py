@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import pty
 import queue
+import re
 import signal
 import subprocess
 import sys
 import tempfile
 import threading
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 
 from click.testing import CliRunner, Result
@@ -83,6 +85,17 @@ class Running:
     def line(self) -> str:
         """Return the next line that it prints; it is waited for."""
         return self._lines.get(timeout=PATIENCE_SECONDS)
+
+    @cached_property
+    def port(self) -> int:
+        """The port on which ``serve`` says it listens; that is waited for."""
+        found = re.fullmatch(
+            r"Reports are at (http://(?:127\.0\.0\.1|\[::1\]):(\d+)/api/tracking)/, "
+            r"a page of them at \1/dashboard\n",
+            self.line(),
+        )
+        assert found is not None
+        return int(found[2])
 
     def rest(self) -> list[str]:
         """Return all that it printed until its end."""

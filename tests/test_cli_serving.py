@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import re
 import signal
 import socket
 import sqlite3
 import time
-from contextlib import ExitStack, closing
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -45,17 +44,6 @@ def shop(folder: Path, application: str = "app", workers: int = 1) -> Server:
     )
 
 
-def port_of(serving: Running) -> int:
-    """Return the port that it says it listens on, once it does."""
-    found = re.fullmatch(
-        r"Reports are at (http://(?:127\.0\.0\.1|\[::1\]):(\d+)/api/tracking)/, "
-        r"a page of them at \1/dashboard\n",
-        serving.line(),
-    )
-    assert found is not None
-    return int(found[2])
-
-
 def stored(database: Path) -> int:
     with closing(sqlite3.connect(database)) as connection:
         return int(connection.execute("SELECT count(*) FROM visits").fetchone()[0])
@@ -66,7 +54,7 @@ def test_serve_says_where_and_ends_when_it_is_told(signum: signal.Signals, db: C
     db.ingest([visit(BEGIN)])
     db.storage.close()
     with Running("serve", "--port", "0", "-d", db.database) as serving:
-        port = port_of(serving)
+        port = serving.port
         status, body = get(port, "/api/tracking/summary")
         code = serving.stop(signum)
 
@@ -98,7 +86,7 @@ def test_serve_answers_as_the_application_does(tmp_path: Path) -> None:
                     )
                     for question in QUESTIONS
                 }
-                for port in (application.port, port_of(serving))
+                for port in (application.port, serving.port)
             )
 
     assert ours == theirs
@@ -106,17 +94,17 @@ def test_serve_answers_as_the_application_does(tmp_path: Path) -> None:
 
 
 def test_serve_is_fresh_while_an_application_writes(tmp_path: Path) -> None:
-    database = tmp_path / "visits.db"
-    with shop(tmp_path, workers=2) as application, ExitStack() as stack:
-        report(application.port, "summary")  # a worker has made the database
-        serving = Running("serve", "--port", "0", "-d", database, "--token", TOKEN)
-        port = port_of(stack.enter_context(serving))
-        seen = []
-        for _ in range(20):
-            get(application.port, "/boxes")
-            seen.append(report(port, "summary")["total_hits"])
+    with shop(tmp_path, workers=2) as application:
+        get(application.port, "/boxes")  # a worker has made the database
+        with Running(
+            "serve", "--port", "0", "-d", tmp_path / "visits.db", "--token", TOKEN
+        ) as serving:
+            seen = []
+            for _ in range(20):
+                get(application.port, "/boxes")
+                seen.append(report(serving.port, "summary")["total_hits"])
 
-    assert seen == list(range(1, 21))
+    assert seen == list(range(2, 22))
 
 
 def test_serve_asks_for_the_token_it_was_given(
@@ -125,7 +113,7 @@ def test_serve_asks_for_the_token_it_was_given(
     """The variable is the application's own, which may hold several."""
     monkeypatch.setenv("WSGI_TRACKER_TOKEN", "one, two")
     with Running("serve", "--port", "0", "-d", db.database) as serving:
-        port = port_of(serving)
+        port = serving.port
         asked = {
             token: get(port, "/api/tracking/summary", Authorization=f"Bearer {token}")[0]
             for token in ("one", "two", "three")
@@ -150,7 +138,7 @@ def test_serve_without_a_token_is_for_this_machine(
     headers: dict[str, str], status: int, db: Counted
 ) -> None:
     with Running("serve", "--port", "0", "-d", db.database) as serving:
-        asked = get(port_of(serving), "/api/tracking/summary", **headers)
+        asked = get(serving.port, "/api/tracking/summary", **headers)
 
     assert asked[0] == status
 
@@ -173,7 +161,7 @@ def test_serve_takes_no_token_that_is_none(token: str, db: Counted) -> None:
 
 def test_serve_listens_on_all_addresses_of_a_name(db: Counted) -> None:
     with Running("serve", "--host", "localhost", "--port", "0", "-d", db.database) as serving:
-        status, _ = get(port_of(serving), "/api/tracking/summary", Host="localhost")
+        status, _ = get(serving.port, "/api/tracking/summary", Host="localhost")
 
     assert status == 200
 
@@ -189,7 +177,7 @@ def test_serve_says_that_its_port_is_taken(db: Counted) -> None:
 
 def test_serve_says_where_reports_are(db: Counted) -> None:
     with Running("serve", "--port", "0", "-d", db.database) as serving:
-        port = port_of(serving)
+        port = serving.port
         elsewhere = [get(port, path) for path in ("/", "/api/tracking2", "/api")]
 
     assert elsewhere == [(404, b"reports are at /api/tracking/\n")] * 3

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, urlencode, urlsplit
 
 import servers
+from commands import Running
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, ConsoleMessage, Page, Request, Response
@@ -45,9 +46,9 @@ VISITOR = {
 
 
 class Site:
-    """A gunicorn that serves the dashboard of one database, and what it is asked for directly."""
+    """What serves the dashboard of one database, and what it is asked for directly."""
 
-    def __init__(self, server: servers.Server, prefix: str = "/api/tracking") -> None:
+    def __init__(self, server: servers.Server | Running, prefix: str = "/api/tracking") -> None:
         self.server = server
         self.prefix = prefix
 

@@ -119,6 +119,19 @@ def test_what_opens_is_within_the_page(width: int, visit: Visit) -> None:
         page.click(f"{opener} summary")
 
 
+def test_wide_screen_is_made_use_of(visit: Visit) -> None:
+    page = visit(viewport={"width": 2400, "height": 1300}).open(**RANGE)
+
+    def top(panel: str) -> float:
+        box = page.locator(f"#{panel}").bounding_box()
+        assert box is not None
+        return box["y"]
+
+    assert page.evaluate("document.querySelector('main').clientWidth") > 2200
+    assert top("referers") == top("exceptions")
+    assert top("dead-paths") == top("failing")
+
+
 @pytest.fixture(scope="module")
 def long_texts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     folder = tmp_path_factory.mktemp("wordy")

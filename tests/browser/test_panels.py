@@ -223,7 +223,7 @@ def test_panel_of_now_is_what_live_says(visitor: Visitor) -> None:
     assert figures[0] == grouped(now["active_users"])
     bars = page.locator("#live .minutes li").all_inner_texts()
     assert [bar.rpartition(": ")[2] for bar in bars] == [
-        f"{minute['hits']} hits" for minute in now["minutes"]
+        f"{minute['hits']} hit{'' if minute['hits'] == 1 else 's'}" for minute in now["minutes"]
     ]
     assert sum(minute["hits"] for minute in now["minutes"]) >= 6
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import signal
+import sqlite3
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 from browsing import RANGE, Site, Visitor, cells, expect, serve, view_of
-from servers import TOKEN
+from servers import TOKEN, get
+from waiting import wait_until
 
 Visit = Callable[..., Visitor]
 AGAIN = {"status": 503, "content_type": "application/json", "headers": {"Retry-After": "1"}}
@@ -315,6 +318,36 @@ def test_server_that_is_gone_is_told_and_found_again(
     # Each time it waits twice as long as before.
     expect(page.locator(".problem")).to_have_count(0, timeout=60_000)
     expect(page.locator("#endpoints .empty")).to_be_visible()
+
+
+def test_database_that_is_locked_is_told_and_found_again(
+    visit: Visit, empty: Site, tmp_path: Path, picture: Callable[..., Path]
+) -> None:
+    visitor = visit(empty)
+    visitor.page.clock.install()
+    page = visitor.open()
+    line = page.locator("#health")
+    expect(line).to_have_class("good")
+    with closing(sqlite3.connect(tmp_path / "visits.db", isolation_level=None)) as other:
+        other.execute("PRAGMA busy_timeout = 30000")
+        other.execute("BEGIN EXCLUSIVE")
+        get(empty.server.port, "/boxes")
+        page.check('#periods input[value="day"]', force=True)
+        expect(page.locator("#trend .problem")).to_contain_text("Database is locked;")
+
+        page.clock.run_for(61_000)
+
+        expect(line).to_have_class("bad")
+        expect(line).to_contain_text("another program holds")
+        picture(page, "locked", full_page=True)
+        other.execute("ROLLBACK")
+
+    wait_until(lambda: empty.ask("health")["status"] == "ok")
+    page.clock.run_for(61_000)
+    expect(line).to_have_class("good")
+    expect(page.locator(".problem")).to_have_count(0, timeout=60_000)
+    expect(page.locator("#card-hits .value")).to_have_text("1")
+    assert [row[0] for row in cells(page, "#endpoints")] == ["/boxes"]
 
 
 def test_tracker_that_is_not_well_says_what_to_do(

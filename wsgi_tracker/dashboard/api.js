@@ -41,14 +41,10 @@ export function takeTokenFromAddress() {
 }
 
 /** Ask for a report, and return its JSON and the query string of the next page, if there is one. */
-export function ask(report, parameters, signal) {
-  return inTurn(quick, report, parameters, signal);
-}
+export const ask = (...question) => inTurn(quick, ...question);
 
 /** Ask what takes longer, and must not keep others waiting. */
-export function askSlowly(report, parameters, signal) {
-  return inTurn(slow, report, parameters, signal);
-}
+export const askSlowly = (...question) => inTurn(slow, ...question);
 
 async function inTurn(lane, report, parameters, signal) {
   if (lane.running >= lane.most) await new Promise((resolve) => lane.waiting.push(resolve));

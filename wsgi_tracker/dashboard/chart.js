@@ -133,25 +133,18 @@ export class Chart {
   }
 
   #series() {
-    const hits = this.#points("hits");
-    const users = this.#points("unique_users");
-    const before = (this.#before ?? [])
-      .slice(0, this.#buckets.length)
-      .map((bucket, index) => [this.#x(index), this.#y(bucket.hits)]);
-    const base = this.#y(0);
-    const area = hits.length
-      ? `${path(hits)}L${hits.at(-1)[0]},${base}L${hits[0][0]},${base}Z`
-      : "";
+    const hits = this.#points("hits", this.#buckets);
+    const before = (this.#before ?? []).slice(0, this.#buckets.length);
     return [
-      svg("path", { class: "before", d: path(before) }),
-      svg("path", { class: "area", d: area }),
+      svg("path", { class: "before", d: path(this.#points("hits", before)) }),
+      area(hits, this.#y(0)),
       ...this.#line("hits", hits),
-      ...this.#line("users", users),
+      ...this.#line("users", this.#points("unique_users", this.#buckets)),
     ];
   }
 
-  #points(name) {
-    return this.#buckets.map((bucket, index) => [this.#x(index), this.#y(bucket[name])]);
+  #points(name, buckets) {
+    return buckets.map((bucket, index) => [this.#x(index), this.#y(bucket[name])]);
   }
 
   /** Draw a line, dashed where it leads to a partial bucket, and the points of these. */
@@ -232,8 +225,9 @@ export class Chart {
   #down(event) {
     if (event.button !== 0 || !this.#buckets.length) return;
     this.#anchor = null;
-    this.#dragged = { x: event.clientX, index: this.#nearest(event) };
-    this.#point(this.#nearest(event), false);
+    const index = this.#nearest(event);
+    this.#dragged = { x: event.clientX, index };
+    this.#point(index, false);
   }
 
   #up() {
@@ -286,23 +280,28 @@ export function sparkline(values, label) {
     round(values.length < 2 ? width / 2 : index * step),
     round(2 + (height - 4) * (1 - value / top)),
   ]);
-  const area = `${path(points)}L${points.at(-1)?.[0]},${height}L${points[0]?.[0]},${height}Z`;
   return svg(
     "svg",
     { class: "sparkline", viewBox: `0 0 ${width} ${height}`, width, height, role: "img", "aria-label": label },
-    values.length && svg("path", { class: "area", d: area }),
+    area(points, height),
     svg("path", { class: "hits", d: path(points) }),
   );
 }
 
 /** Return round numbers from 0 to at least `most`, about four of them. */
-export function scale(most) {
+function scale(most) {
   const rough = most / 4;
   const power = 10 ** Math.floor(Math.log10(rough));
   const step = Math.max(1, [1, 2, 5, 10].find((factor) => factor * power >= rough) * power);
   const ticks = [0];
   while (ticks.at(-1) < most) ticks.push(ticks.at(-1) + step);
   return ticks;
+}
+
+/** Make what lies between a line and its base. */
+function area(points, base) {
+  const down = points.length && `L${points.at(-1)[0]},${base}H${points[0][0]}Z`;
+  return svg("path", { class: "area", d: down ? path(points) + down : "" });
 }
 
 function path(points) {

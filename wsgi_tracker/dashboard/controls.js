@@ -2,7 +2,7 @@
 
 import { addDays, GRANULARITIES, isRange, PERIODS } from "./buckets.js";
 import { button, byId, choose, element, offer } from "./dom.js";
-import { bound, knownZone, ownZone } from "./format.js";
+import { bound, knownZone } from "./format.js";
 import { addFilter, FILTERS, go, label, removeFilter } from "./state.js";
 import { resetZoom } from "./trend.js";
 
@@ -64,12 +64,19 @@ export function makeControls() {
   offer(kind, [["", "Everybody"], ["human", "People"], ["-human", "Programs"], ...classes]);
   kind.addEventListener("change", () => (kind.value ? addFilter("class", kind.value) : removeFilter("class")));
   const named = GRANULARITIES.map((name) => [name, `by ${name}`]);
-  offer(granularity, [["", "automatic"], ...named]);
+  offer(granularity, [["", "auto"], ...named]);
   granularity.addEventListener("change", () => go({ granularity: granularity.value }));
   byId("unzoom").addEventListener("click", resetZoom);
   byId("clear").addEventListener("click", () => go({ filters: {} }));
+  byId("filters").addEventListener("click", keepFocus);
   makeRange();
   makeFilter();
+}
+
+/** What was clicked there is gone: go on where other filters are, or can be added. */
+function keepFocus({ target }) {
+  if (!target.matches("button")) return;
+  (byId("chips").querySelector("button") ?? byId("filter").firstElementChild).focus();
 }
 
 function radio(value, label) {
@@ -82,7 +89,7 @@ function radio(value, label) {
 }
 
 function zones() {
-  const own = ownZone();
+  const own = knownZone();
   const names = new Map([["", "Database's zone"], ["UTC", "UTC"], [own, `${own} (yours)`]]);
   for (const name of Intl.supportedValuesOf("timeZone")) if (!names.has(name)) names.set(name, name);
   return [...names];
@@ -99,8 +106,7 @@ function makeRange() {
     range.open = false;
     go({ start: from.value, end, granularity: "" });
   });
-  to.addEventListener("input", () => to.setCustomValidity(""));
-  from.addEventListener("input", () => to.setCustomValidity(""));
+  form.addEventListener("input", () => to.setCustomValidity(""));
 }
 
 function makeFilter() {

@@ -13,6 +13,7 @@ const NOTHING = "–";
 
 export const number = (value) => (value == null ? NOTHING : whole.format(value));
 export const compact = (value) => short.format(value);
+export const several = (value, name) => `${number(value)} ${name}${value === 1 ? "" : "s"}`;
 export const rate = (value) => (value == null ? NOTHING : decimal.format(value));
 export const percent = (value) => (value == null ? NOTHING : share.format(value));
 
@@ -64,10 +65,6 @@ export function knownZone(name) {
   } catch {
     return undefined;
   }
-}
-
-export function ownZone() {
-  return new Intl.DateTimeFormat().resolvedOptions().timeZone;
 }
 
 const say = (date, timeZone, options) =>

@@ -4,7 +4,7 @@ import { ask } from "./api.js";
 import { byId, element } from "./dom.js";
 import { number } from "./format.js";
 
-const POLL_SECONDS = 60;
+const POLL_SECONDS = 15;
 const line = byId("health");
 let said = "";
 

@@ -2,7 +2,7 @@
 
 import { ask } from "./api.js";
 import { element } from "./dom.js";
-import { clock, knownZone, number, rate } from "./format.js";
+import { clock, knownZone, number, rate, several } from "./format.js";
 import { Panel } from "./panel.js";
 import { every } from "./health.js";
 
@@ -28,7 +28,7 @@ function show(view, now) {
   const zone = knownZone(view.tz);
   const most = Math.max(1, ...now.minutes.map((minute) => minute.hits));
   const bars = now.minutes.map((minute) => {
-    const title = `${clock(minute.start, zone)}: ${number(minute.hits)} hits`;
+    const title = `${clock(minute.start, zone)}: ${several(minute.hits, "hit")}`;
     const bar = element("li", { title }, element("span", { class: "hidden" }, title));
     bar.style.setProperty("--share", minute.hits / most);
     return bar;

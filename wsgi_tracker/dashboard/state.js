@@ -20,7 +20,7 @@ const DEFAULTS = {
   visits_status: "",
   user: "",
 };
-const listeners = [];
+let tell = () => {};
 
 /** Return the view of the address; what it does not say, or says wrongly, is as by default. */
 export function view() {
@@ -47,7 +47,7 @@ export function go(changes, { replace = false } = {}) {
   const address = location.pathname + (text && `?${text}`);
   if (address === location.pathname + location.search) return;
   history[replace ? "replaceState" : "pushState"](null, "", address);
-  announce();
+  tell();
 }
 
 /** Return how a filter is called on the page. */
@@ -72,13 +72,8 @@ export function exactly(value) {
   return text.startsWith("-") ? `[-]${text.slice(1)}` : text;
 }
 
-/** Be told of every other view. */
-export function onView(listener) {
-  listeners.push(listener);
+/** Let `show` be told of every other view. */
+export function onView(show) {
+  tell = () => show(view());
+  addEventListener("popstate", tell);
 }
-
-function announce() {
-  for (const listener of listeners) listener(view());
-}
-
-addEventListener("popstate", announce);

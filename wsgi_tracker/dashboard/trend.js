@@ -4,7 +4,7 @@ import { ask, askSlowly } from "./api.js";
 import { granularityOf, hasBefore, isOpen, isRange, rangeOf, timeOfTrends } from "./buckets.js";
 import { Chart } from "./chart.js";
 import { byId, element } from "./dom.js";
-import { bucketName, bucketTick, knownZone, number } from "./format.js";
+import { bucketName, bucketTick, knownZone, several } from "./format.js";
 import { Panel } from "./panel.js";
 import { go, view as current } from "./state.js";
 import { figure, table } from "./table.js";
@@ -72,10 +72,10 @@ export function resetZoom() {
 
 function describe(bucket, before, name) {
   const lines = [
-    ["hits", `${number(bucket.hits)} hits`],
-    ["users", `${number(bucket.unique_users)} unique users`],
+    ["hits", several(bucket.hits, "hit")],
+    ["users", several(bucket.unique_users, "unique user")],
   ];
-  if (before) lines.push(["before", `${number(before.hits)} hits in the time before`]);
+  if (before) lines.push(["before", `${several(before.hits, "hit")} in the time before`]);
   if (bucket.partial) lines.push(["partial", PARTIAL]);
   return { name: name(bucket), lines };
 }

@@ -3,7 +3,7 @@
 
 import { ask } from "./api.js";
 import { button, byId, element } from "./dom.js";
-import { clock, knownZone, longMoment, number, rate, seconds } from "./format.js";
+import { clock, knownZone, longMoment, number, rate, seconds, several } from "./format.js";
 import { Panel } from "./panel.js";
 import { exactly, go, view as current } from "./state.js";
 import { statusMark } from "./visits.js";
@@ -82,9 +82,9 @@ function session(found) {
       "h3",
       {},
       longMoment(found.start, zone),
-      element("small", {}, ` ${number(found.visits)} visits${length}${cut}`),
+      element("small", {}, ` ${several(found.visits, "visit")}${length}${cut}`),
     ),
-    referer && element("p", { class: "muted" }, "From ", element("span", {}, referer)),
+    referer && element("p", { class: "muted" }, "From ", referer),
     element("ol", {}, ...steps),
     user_agent && element("p", { class: "muted" }, user_agent),
   );

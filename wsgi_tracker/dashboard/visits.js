@@ -20,7 +20,7 @@ export const visits = {
 
   load: (view, signal) =>
     panel.run(signal, async () => {
-      const { body, next } = await ask("visits", { ...question(view) }, signal);
+      const { body, next } = await ask("visits", question(view), signal);
       show(view, body.visits, next, signal);
     }),
 
