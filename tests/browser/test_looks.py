@@ -226,8 +226,9 @@ def test_pictures_of_the_readme_can_be_made(visit: Visit, picture: Callable[...,
     for theme in ("light", "dark"):
         visitor = visit(color_scheme=theme, viewport={"width": 1280, "height": 920})
         page = visitor.page
-        page.goto(visitor.site.url(period="month") + f"#token={TOKEN}")
+        page.goto(visitor.site.url() + f"#token={TOKEN}")
         visitor.wait()
+        expect(page.locator("#endpoints tr:nth-child(9) svg.sparkline")).to_be_visible()
 
         assert picture(page, f"dashboard-{theme}").stat().st_size <= 200_000
         assert json.loads(page.evaluate("JSON.stringify(document.title)")).startswith("Visits")
