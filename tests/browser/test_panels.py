@@ -173,6 +173,15 @@ def test_rows_in_sight_have_a_small_trend(overview: Visitor) -> None:
     assert rows.first.locator("svg.sparkline").get_attribute("aria-label") == f"Hits: {hits}"
 
 
+def test_small_trends_of_all_the_time_begin_with_the_large_one(visitor: Visitor) -> None:
+    page = visitor.open(period="all", search="javascript:")
+
+    weeks = len(cells(page, "#trend-table"))
+    expect(page.locator("#endpoints svg.sparkline")).to_have_attribute(
+        "aria-label", f"Hits: {'0, ' * (weeks - 1)}1"
+    )
+
+
 @pytest.mark.parametrize("panel", LISTS)
 def test_list_is_that_of_the_breakdown(panel: str, overview: Visitor) -> None:
     page = overview.page

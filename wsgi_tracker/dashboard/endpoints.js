@@ -76,11 +76,11 @@ export const endpoints = {
   },
 
   /** Watch rows, and draw a trend in those that come into sight. */
-  sparklines(view, signal) {
+  sparklines(view, signal, length) {
     if (endpoints.hits() > MANY_HITS) return; // they are read from visits
     const seen = (entries) => {
       for (const { isIntersecting, target } of entries) {
-        if (isIntersecting) sparklineOf(target.dataset.row, view, signal);
+        if (isIntersecting) sparklineOf(target.dataset.row, view, signal, length);
       }
     };
     observer = new IntersectionObserver(seen, { root: panel.body });
@@ -152,7 +152,7 @@ function watch() {
   for (const row of panel.body.querySelectorAll("tr[data-row]")) observer.observe(row);
 }
 
-async function sparklineOf(name, view, signal) {
+async function sparklineOf(name, view, signal, length) {
   if (trends.has(name)) return;
   trends.set(name, "");
   const row = rows.find((each) => key(each) === name);
@@ -162,6 +162,7 @@ async function sparklineOf(name, view, signal) {
     const asked = { ...timeOfTrends(view), ...view.filters, ...only };
     const { body } = await askSlowly("trends", asked, signal);
     const values = body.trends.map((bucket) => bucket.hits).reverse();
+    while (values.length < length) values.unshift(0); // of all of the time, before its first visit
     trends.set(name, sparkline(values, `Hits: ${values.join(", ")}`));
   } catch {
     trends.delete(name); // it is an ornament: the next sight asks again

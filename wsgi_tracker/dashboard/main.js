@@ -69,7 +69,7 @@ async function load(view, signal, all) {
   await Promise.all(quick.map((ask) => ask(view, signal)));
   byId("updated").textContent = `Updated ${clock(new Date(), knownZone(view.tz))}`;
   if (!all || signal.aborted) return;
-  endpoints.sparklines(view, signal);
+  endpoints.sparklines(view, signal, trend.length());
   const slow = [cards.comparison, trend.comparison, breakdowns.load, cards.sessions];
   await Promise.all(slow.map((ask) => ask(view, signal, endpoints.hits())));
 }

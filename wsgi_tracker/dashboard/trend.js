@@ -22,6 +22,8 @@ export const trend = {
     byId("nothing").hidden = true;
   },
 
+  length: () => buckets.length,
+
   load: (view, signal) => load(view, signal, ask, {}),
 
   comparison(view, signal) {
