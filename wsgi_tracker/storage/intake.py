@@ -87,7 +87,16 @@ def fill_batch(connection: sqlite3.Connection, batch: Batch) -> Unreadable:
     """Load the visits of ``batch`` into ``temp.batch``; return what is none."""
     connection.execute("DELETE FROM temp.batch")
 
-    def load(array: str, lines: int) -> bool:
+    def load(data: bytes, lines: int) -> bool:
+        # The line ends stay within the array: a string that runs over one is an error, and two
+        # broken lines cannot join into a good one. At NUL, SQLite would take the text to be at
+        # its end.
+        if b"\0" in data:
+            return False
+        try:
+            array = "[" + data[:-1].replace(b"\n", b",\n").decode() + "]"
+        except UnicodeDecodeError:
+            return False
         return _load(connection, array, lines)
 
     return load_readable(batch.data, load, batch.patience)

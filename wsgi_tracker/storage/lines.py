@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, field
 
 from . import HardBatchError
@@ -23,12 +22,11 @@ class Unreadable:
 
 
 def load_readable(
-    data: bytes, load: Callable[[str, int], bool], patience: float = math.inf
+    data: bytes, load: Callable[[bytes, int], bool], patience: float = math.inf
 ) -> Unreadable:
     """Load all lines of ``data`` and return the pieces that are no visits.
 
-    ``load(array, lines)`` stores a JSON array all or nothing; False means that it does not hold
-    that many visits. Then halves are tried, so that one bad line among n costs about 2 n. What
+    ``load(data, lines)`` stores lines all or nothing; False means that they are not all visits. Then halves are tried, so that one bad line among n costs about 2 n. What
     cannot be a visit is left out before. Raises :exc:`HardBatchError` after ``patience`` refusals.
     """
     loading = _Loading(load, patience)
@@ -44,8 +42,8 @@ def load_readable(
 class _Loading:
     """Load the lines of one batch, and gather what is left over."""
 
-    def __init__(self, load: Callable[[str, int], bool], patience: float) -> None:
-        self._load_array = load
+    def __init__(self, load: Callable[[bytes, int], bool], patience: float) -> None:
+        self._load = load
         self._patience = patience
         self.unreadable = Unreadable()
 
@@ -69,14 +67,8 @@ class _Loading:
 
     def load(self, data: bytes, lines: int) -> bool:
         """Load all of ``data`` or nothing."""
-        # The line ends stay within the array: a string that runs over one is an error, and two
-        # broken lines cannot join into a good one. At NUL, SQLite would take the text to be at its
-        # end.
-        if b"\0" not in data:
-            with suppress(UnicodeDecodeError):
-                array = "[" + data[:-1].replace(b"\n", b",\n").decode() + "]"
-                if self._load_array(array, lines):
-                    return True
+        if self._load(data, lines):
+            return True
         self._patience -= 1
         if self._patience < 0:
             raise HardBatchError("most of what waits in the spool is no visit")

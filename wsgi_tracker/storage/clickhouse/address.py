@@ -1,0 +1,73 @@
+"""Where a ClickHouse is: the URL that names it, read once."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from ...errors import ConfigurationError
+
+SCHEMES = {"clickhouse": ("http", 8123), "clickhouses": ("https", 8443)}
+# What may stand in a statement as it is. A cluster's name also becomes part of a path.
+NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}", re.ASCII)
+SPELLING = "clickhouse://user:password@host:8123/database?cluster=name"
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """A server, who asks it, and which database and cluster it is to use.
+
+    ``origin`` is its URL without all that. The password is no part of what is shown.
+    """
+
+    origin: str
+    database: str
+    user: str = "default"
+    password: str = field(default="", repr=False)
+    cluster: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.origin}/{self.database}"
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What tells the server who asks: never part of a URL, as those end up in logs."""
+        return {"X-ClickHouse-User": self.user, "X-ClickHouse-Key": self.password}
+
+
+def is_clickhouse(database: object) -> bool:
+    """Return whether a database is named as one of ClickHouse."""
+    scheme, separator, _ = str(database).partition("://")
+    return bool(separator) and scheme in SCHEMES
+
+
+def read_address(url: str) -> Address:
+    """Read a URL; raises :exc:`ConfigurationError`, which does not repeat it."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError as error:
+        raise _wrong("its host or port cannot be read") from error
+    scheme, default_port = SCHEMES[parts.scheme]
+    if not parts.hostname:
+        raise _wrong("it has no host")
+    database = unquote(parts.path.removeprefix("/"))
+    if not NAME.fullmatch(database):
+        raise _wrong("its database is named by letters, digits and _")
+    options = dict(parse_qsl(parts.query, keep_blank_values=True))
+    cluster = options.pop("cluster", None)
+    if options or parts.fragment:
+        raise _wrong("cluster= is its only option")
+    if cluster is not None and not NAME.fullmatch(cluster):
+        raise _wrong("its cluster is named by letters, digits and _")
+    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+    user, password = unquote(parts.username or "default"), unquote(parts.password or "")
+    if not (user + password).isprintable():
+        raise _wrong("user and password are printable")
+    origin = f"{scheme}://{host}:{port or default_port}"
+    return Address(origin, database, user, password, cluster)
+
+
+def _wrong(what: str) -> ConfigurationError:
+    return ConfigurationError(f"the database is {SPELLING}, but of the one given {what}")

@@ -1,0 +1,149 @@
+"""Ask a ClickHouse over HTTP: statements out, rows or an error back."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
+
+from ...errors import ConfigurationError, QueryTimeoutError, StorageError
+from .address import Address
+
+if TYPE_CHECKING:
+    from urllib3 import PoolManager
+
+CONNECT_SECONDS = 3.0
+SEND_SECONDS = 60.0  # a server that is busy merging may take its time
+CONNECTIONS = 8
+# Rows as arrays, whole numbers as such; nothing is sent before it is known whether all goes well.
+READING = {
+    "default_format": "JSONCompact",
+    "output_format_json_quote_64bit_integers": "0",
+    "wait_end_of_query": "1",
+}
+TIMEOUT_EXCEEDED = 159
+REFUSED = {192, 193, 194, 291, 497, 516}  # unknown user, wrong or required password, no grant
+CODE = re.compile(r"Code: (\d+)")
+Settings = Mapping[str, "str | int | float"]
+
+
+class ClickHouseError(StorageError):
+    """What the server says is wrong, and its number for that."""
+
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class Client:
+    """The connections of this process to one server; safe to share between threads."""
+
+    def __init__(self, address: Address, *, query_timeout_seconds: float) -> None:
+        try:
+            import urllib3  # noqa: F401 - said now, not with the first visit
+        except ImportError as error:
+            raise ConfigurationError(
+                "ClickHouse needs urllib3: pip install 'wsgi-tracker[clickhouse]'"
+            ) from error
+        self.address = address
+        self._query_timeout_seconds = query_timeout_seconds
+        self._pool: PoolManager | None = None
+        self._pid = 0
+
+    def rows(self, statement: str, **settings: str | int | float) -> list[Any]:
+        """Return the rows of a question, each a list. Raises :exc:`StorageError`."""
+        limits = {"max_execution_time": self._query_timeout_seconds}
+        body = self._post(
+            statement.encode(),
+            {**READING, **limits, **settings},
+            seconds=self._query_timeout_seconds + CONNECT_SECONDS,
+        )
+        try:
+            found: list[Any] = json.loads(body)["data"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise StorageError(f"{self.address} answers what is no ClickHouse's answer") from error
+        return found
+
+    def run(self, statement: str, **settings: str | int | float) -> None:
+        """Run a statement that has no rows."""
+        self._post(statement.encode(), settings, seconds=SEND_SECONDS)
+
+    def insert(self, statement: str, data: bytes, **settings: str | int | float) -> None:
+        """Send data, which is compressed by gzip, behind the statement that takes it."""
+        self._post(
+            data,
+            {"query": statement, **settings},
+            seconds=SEND_SECONDS,
+            headers={"Content-Encoding": "gzip"},
+        )
+
+    def _post(
+        self,
+        body: bytes,
+        settings: Settings,
+        *,
+        seconds: float,
+        headers: Mapping[str, str] | None = None,
+    ) -> bytes:
+        from urllib3 import Timeout
+        from urllib3.exceptions import HTTPError
+
+        options = urlencode({"database": self.address.database, **settings})
+        try:
+            response = self._connections().request(
+                "POST",
+                f"{self.address.origin}/?{options}",
+                headers={**self.address.headers, **(headers or {})},
+                body=body,
+                timeout=Timeout(connect=CONNECT_SECONDS, read=seconds),
+                retries=False,
+                redirect=False,
+            )
+        except HTTPError as error:
+            raise StorageError(f"{self.address} does not answer: {_reason(error)}") from error
+        if response.status != 200:
+            raise self._error(response.status, response.data)
+        data: bytes = response.data
+        return data
+
+    def _connections(self) -> PoolManager:
+        """Return this process's connections: a child must not share those of its parent."""
+        from urllib3 import PoolManager
+
+        if self._pool is None or self._pid != os.getpid():
+            self._pool = PoolManager(maxsize=CONNECTIONS, block=False)
+            self._pid = os.getpid()
+        return self._pool
+
+    def _error(self, status: int, body: bytes) -> StorageError:
+        text = " ".join(body[:2000].decode("utf-8", "replace").split())
+        found = CODE.search(text)
+        code = int(found[1]) if found else 0
+        if code == TIMEOUT_EXCEEDED:
+            return QueryTimeoutError(
+                f"this takes longer than query_timeout_seconds, {self._query_timeout_seconds:g}: "
+                f"ask about a shorter time, or fewer filters at once"
+            )
+        if code in REFUSED:
+            # Its text may name the user, and says no more.
+            return ClickHouseError(f"{self.address} refuses user or password", code)
+        return ClickHouseError(f"{self.address} answers {status}: {text[:300]}", code)
+
+    def close(self) -> None:
+        """Close all connections; may be called twice, and used again afterwards."""
+        pool, self._pool = self._pool, None
+        if pool is not None and self._pid == os.getpid():
+            pool.clear()
+
+
+def _reason(error: Exception) -> str:
+    """Say what went wrong without the URL, which changes with each statement."""
+    while error.__cause__ is not None or error.__context__ is not None:
+        cause = error.__cause__ or error.__context__
+        if not isinstance(cause, Exception):
+            break
+        error = cause
+    return str(error) or type(error).__name__

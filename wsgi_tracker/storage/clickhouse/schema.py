@@ -1,0 +1,151 @@
+"""The tables of ClickHouse, made on first use: on one server, or on all of a cluster.
+
+Only what servers of 2018 and of today both have: no DateTime64, no codecs, no TTL. A visit is told
+from all others by its batch and its row within it.
+"""
+
+from __future__ import annotations
+
+from ...errors import StorageError
+from ...visit import FIELDS, TEXT_FIELDS
+from .client import ClickHouseError, Client
+from .literals import literal
+
+UNKNOWN_DATABASE = 81
+WINDOW = 10_000  # blocks among which a server finds one that comes again
+REQUIRED = ("timestamp", "method", "endpoint")
+
+
+def _column(name: str) -> str:
+    kind = "String" if name in TEXT_FIELDS else "Int64"
+    return f"{name} {kind if name in REQUIRED else f'Nullable({kind})'}"
+
+
+# A block's rows are numbered as they come; the server that is asked does that, before it splits it.
+VISITS = f"""
+    batch UInt64, row UInt32 DEFAULT toUInt32(rowNumberInAllBlocks()),
+    {", ".join(map(_column, FIELDS))}"""
+MONTH = "toYYYYMM(toDateTime(intDiv(timestamp, 1000000), 'UTC'))"
+ORDER = "(timestamp, batch, row)"
+# A user's visits are on one shard; those of whom only the hit counts, anywhere.
+SHARD = "sipHash64(ifNull(user_hash, toString(row)))"
+SETTINGS = "name String, value String, epoch UInt64, at UInt64"
+AGENTS = """
+    user_agent String, class String, rule String, browser Nullable(String),
+    system Nullable(String), device Nullable(String), at UInt64"""
+LAYOUT = """
+SELECT shard_num, any(shard_weight) FROM system.clusters WHERE cluster = {cluster}
+GROUP BY shard_num ORDER BY shard_num"""
+
+
+class Schema:
+    """The tables of one database; what is sent and asked depends on how they were made."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._cluster = client.address.cluster
+        self._is_ready = False
+        self.refuses_repeats = True
+
+    @property
+    def own_visits(self) -> str:
+        """The table that holds visits of one server, where visits are deleted."""
+        return "visits_of_shard" if self._cluster else "visits"
+
+    @property
+    def everywhere(self) -> str:
+        """What makes a statement one for all servers."""
+        return f" ON CLUSTER {self._cluster}" if self._cluster else ""
+
+    def prepare(self) -> None:
+        """Make what is missing; once in a process, if it goes well."""
+        if self._is_ready:
+            return
+        try:
+            self._client.rows("SELECT 1")
+        except ClickHouseError as error:
+            if error.code != UNKNOWN_DATABASE:
+                raise
+            database = self._client.address.database
+            self._client.run(
+                f"CREATE DATABASE IF NOT EXISTS {database}{self.everywhere}", database="default"
+            )
+        self._make()
+        self._is_ready = True
+
+    def layout(self) -> str:
+        """Return what tells how a batch is split among shards."""
+        if not self._cluster:
+            return ""
+        rows = self._client.rows(LAYOUT.replace("{cluster}", literal(self._cluster)))
+        if not rows:
+            raise StorageError(f"{self._client.address} knows no cluster {self._cluster}")
+        return " ".join(f"{shard}:{weight}" for shard, weight in rows)
+
+    def _name(self, table: str) -> str:
+        """Return a table's name as all servers of a cluster know it."""
+        return f"{self._client.address.database}.{table}"
+
+    def _make(self) -> None:
+        self._make_table("settings", SETTINGS, "name")
+        self._make_table("user_agents", AGENTS, "user_agent")
+        if not self._cluster:
+            self.refuses_repeats = self._make_visits_of_one()
+            self._make_trial()
+            return
+        self._make_table(self.own_visits, VISITS, ORDER, partition=MONTH, path="{shard}/")
+        database = self._client.address.database
+        self._client.run(
+            f"CREATE TABLE IF NOT EXISTS {self._name('visits')}{self.everywhere} "
+            f"AS {self._name(self.own_visits)} ENGINE = "
+            f"Distributed({self._cluster}, {database}, {self.own_visits}, {SHARD})"
+        )
+
+        self._make_trial()
+
+    def _make_trial(self) -> None:
+        """Make a table that reads what is sent, and forgets it."""
+        self._client.run(
+            f"CREATE TABLE IF NOT EXISTS {self._name('visits_on_trial')}{self.everywhere} "
+            f"AS {self._name(self.own_visits)} ENGINE = Null"
+        )
+
+    def _make_visits_of_one(self) -> bool:
+        """Make the table of visits; return whether it refuses what comes again."""
+        window = f"non_replicated_deduplication_window = {WINDOW}"
+        try:
+            self._make_table("visits", VISITS, ORDER, partition=MONTH, settings=window)
+        except ClickHouseError as error:
+            if window.partition(" ")[0] not in str(error):
+                raise
+            self._make_table("visits", VISITS, ORDER, partition=MONTH)
+        (engine,) = self._client.rows(
+            "SELECT create_table_query FROM system.tables "
+            "WHERE database = currentDatabase() AND name = 'visits'"
+        )[0]
+        return "non_replicated_deduplication_window" in engine
+
+    def _make_table(
+        self,
+        name: str,
+        columns: str,
+        order: str,
+        *,
+        partition: str = "",
+        path: str = "",
+        settings: str = "",
+    ) -> None:
+        engine = "MergeTree"
+        if self._cluster:
+            # Without a shard in its path, a table is the same on all servers.
+            database = self._client.address.database
+            place = literal(f"/clickhouse/tables/{path}{database}/{name}")
+            replica = literal("{replica}" if path else "{shard}-{replica}")
+            engine = f"ReplicatedMergeTree({place}, {replica})"
+            settings = f"replicated_deduplication_window = {WINDOW}"
+        self._client.run(
+            f"CREATE TABLE IF NOT EXISTS {self._name(name)}{self.everywhere} ({columns}) ENGINE = {engine} "
+            + (f"PARTITION BY {partition} " if partition else "")
+            + f"ORDER BY {order}"
+            + (f" SETTINGS {settings}" if settings else "")
+        )
