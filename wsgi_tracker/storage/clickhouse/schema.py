@@ -29,7 +29,7 @@ MONTH = "toYYYYMM(toDateTime(intDiv(timestamp, 1000000), 'UTC'))"
 ORDER = "(timestamp, batch, row)"
 # A user's visits are on one shard; those of whom only the hit counts, anywhere.
 SHARD = "sipHash64(ifNull(user_hash, toString(row)))"
-SETTINGS = "name String, value String, epoch UInt64, at UInt64"
+SETTINGS = "name String, value Nullable(String), epoch UInt64, at UInt64"
 AGENTS = """
     user_agent String, class String, rule String, browser Nullable(String),
     system Nullable(String), device Nullable(String), at UInt64"""

@@ -1,0 +1,112 @@
+"""What visits are deleted, and how it is seen to that they are gone.
+
+Whole months are dropped; of one that goes on, and of a user, visits are deleted by mutations, which
+write the parts that hold them anew.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+
+from ...errors import StorageError
+from ...period import DAY, Granularity, bucket_start, next_bucket
+from .client import Client
+from .literals import literal
+from .schema import MONTH, Schema
+from .settings import Settings
+
+INTERVAL = DAY // 24  # between two purges
+LONGEST_LEAP = 2 * DAY  # of a clock that is believed
+PATIENCE_SECONDS = 600.0
+LOOK_SECONDS = 0.05
+MONTHS = f"""
+SELECT {MONTH} AS month, min(timestamp) FROM visits WHERE timestamp < {{floor}} GROUP BY month"""
+RUNNING = """
+SELECT count() FROM system.mutations
+WHERE database = currentDatabase() AND table = {table} AND NOT is_done"""
+
+
+class Upkeep:
+    """The deletions of one database; ``clock`` returns microseconds."""
+
+    def __init__(
+        self, client: Client, schema: Schema, settings: Settings, clock: Callable[[], int]
+    ) -> None:
+        self._client = client
+        self._schema = schema
+        self._settings = settings
+        self._clock = clock
+
+    def set_retention(self, days: int) -> int:
+        """Keep visits for so many days; return for how many they were kept before."""
+        known = self._settings.number("retention_days") or 0
+        if known != days:
+            self._settings.write({"retention_days": days, "purged_at": None})
+            if known and (not days or days > known):
+                self._settings.write({"floor": 0})  # a purge that is under way ends here
+        return known
+
+    def begin_purge(self, now: int, days: int | None) -> bool:
+        """Set the floor, unless visits are kept for ever or a purge began within the hour."""
+        known = self._settings.number("retention_days")
+        if known is None and days is not None:
+            self.set_retention(days)
+            known = days
+        began = self._settings.number("purged_at")
+        if not known or (began is not None and 0 <= now - began < INTERVAL):
+            return False
+        last = self._settings.number("purge_clock")
+        believed = now if last is None else min(now, last + LONGEST_LEAP)
+        floor = max(0, believed - known * DAY)
+        self._settings.write({"purged_at": now, "purge_clock": now, "floor": floor})
+        return True
+
+    def purge(self, before: int | None) -> Iterator[None]:
+        """Delete what is older than the floor: at once by month, and once a day within one."""
+        if before is not None:
+            self._settings.write({"floor": before})
+            yield
+        floor = self._settings.number("floor") or 0
+        for month, oldest in self._client.rows(MONTHS.replace("{floor}", literal(floor))):
+            start = bucket_start(Granularity.MONTH, oldest)
+            if next_bucket(Granularity.MONTH, start) <= floor:
+                self._alter("visits", f"DROP PARTITION {int(month)}")
+            elif before is not None or floor // DAY * DAY > oldest:
+                self._delete("visits", f"timestamp < {literal(floor)}")
+            yield
+
+    def forget(self, user_hash: str) -> int:
+        """Delete all visits of a user, and the user agents that only they had."""
+        of_user = f"user_hash = {literal(user_hash)}"
+        ((visits,),) = self._client.rows(f"SELECT count() FROM visits WHERE {of_user}")
+        agents = self._agents(of_user)
+        self._delete("visits", of_user)
+        if agents:
+            others = self._agents(f"user_agent IN ({literal(sorted(agents))})")
+            if gone := sorted(agents - others):
+                self._delete("user_agents", f"user_agent IN ({literal(gone)})")
+        return int(visits)
+
+    def _agents(self, where: str) -> set[str]:
+        rows = self._client.rows(f"SELECT DISTINCT user_agent FROM visits WHERE {where}")
+        return {agent for (agent,) in rows if agent is not None}
+
+    def _delete(self, table: str, where: str) -> None:
+        """Delete rows, and wait until they are gone."""
+        self._alter(table, f"DELETE WHERE {where}")
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        running = RUNNING.replace("{table}", literal(self._own(table)))
+        left = f"SELECT count() FROM {table} WHERE {where}"
+        while self._client.rows(running)[0][0] or self._client.rows(left)[0][0]:
+            if time.monotonic() > deadline:
+                raise StorageError(f"{self._client.address} is still deleting: ask again later")
+            time.sleep(LOOK_SECONDS)
+
+    def _alter(self, table: str, what: str) -> None:
+        database = self._client.address.database
+        name = f"{database}.{self._own(table)}{self._schema.everywhere}"
+        self._client.run(f"ALTER TABLE {name} {what}")
+
+    def _own(self, table: str) -> str:
+        return self._schema.own_visits if table == "visits" else table
