@@ -74,14 +74,22 @@ visits = st.lists(
 )
 
 
+def engine(folder):
+    import os
+    url = os.environ.get("ENGINE")
+    if url:
+        return url.replace("DB", f"t{next(segments)}_{os.getpid()}") + f"spool={folder}/visits.db-spool", folder / "visits.db"
+    return folder / "visits.db", folder / "visits.db"
+
+
 @contextmanager
 def reporting(recorded: Iterable[Visit], zone: str = "UTC") -> Iterator[webtest.TestApp]:
     """Spool visits as another process would, and yield a client at the moment NOW."""
     with tempfile.TemporaryDirectory() as folder:
-        database = Path(folder) / "visits.db"
-        with Tracker(lambda *args: [], database, ingest=False, timezone=zone) as tracker:
+        database, spool_of = engine(Path(folder))
+        with Tracker(lambda *args: [], database, ingest=False, timezone=zone, secret="x" * 32) as tracker:
             tracker._api._fresh._clock = lambda: micro(NOW) * 1000
-            spool(database, recorded)
+            spool(spool_of, recorded)
             yield webtest.TestApp(tracker)
 
 

@@ -33,7 +33,8 @@ from .proxies import ProxyCheck
 from .retention import Retention
 from .secret import Secret
 from .spool import Spool
-from .storage import BUSY_SECONDS, QUERY_TIMEOUT_SECONDS, open_storage
+from .storage import BUSY_SECONDS, QUERY_TIMEOUT_SECONDS, open_storage, spool_folder
+from .storage.address import Address
 from .unread import UnreadLines, open_unread
 
 MAX_ENDPOINTS = 10_000
@@ -41,7 +42,7 @@ MAX_SPOOL_BYTES = 2**30
 
 
 class Backend:
-    """Spool, storage and ingest of the database ``path``, opened as options say.
+    """Spool, storage and ingest of the database at ``place``, opened as options say.
 
     Nothing is left open, so that the process may fork; each opens again what it needs. ``settings``
     are those that all applications of the database must agree on. The ingest thread starts with the
@@ -51,7 +52,7 @@ class Backend:
 
     def __init__(
         self,
-        path: Path,
+        place: Path | Address,
         *,
         settings: Mapping[str, str],
         retention_days: int | None = None,
@@ -64,14 +65,14 @@ class Backend:
         query_timeout_seconds: float = QUERY_TIMEOUT_SECONDS,
         busy_seconds: float = BUSY_SECONDS,
     ) -> None:
-        folder = path.with_name(path.name + "-spool")
+        folder = spool_folder(place)
         used_before = os.path.isdir(folder)
         self._ingests = ingest
         self._has_ingest_thread = ingest and _threads_run()
         self._closing_pid = 0  # of the process that closes it when it ends
         self._secret = Secret(folder)
         self.storage = open_storage(
-            path,
+            place,
             max_endpoints=max_endpoints,
             make_secret=self._secret.make,
             used_before=used_before,
@@ -82,7 +83,7 @@ class Backend:
             folder, max_bytes=max_spool_bytes, fsync=fsync, on_open=self._recording_began
         )
         self._prepare_spool(used_before)
-        logger.info("visits go to %s", path)
+        logger.info("visits go to %s", place)
         agree(self.storage, settings)
         self._proxy_check = ProxyCheck(self.storage, proxies or TrustedProxies(()), ip_addresses)
         retention = Retention(self.storage, retention_days, time.time_ns)

@@ -28,7 +28,7 @@ from .options import (
     check_timezone,
 )
 from .recorder import Recorder, UserFinder, user_finder
-from .storage import QUERY_TIMEOUT_SECONDS, database_path
+from .storage import QUERY_TIMEOUT_SECONDS, locate
 from .visitors import Visitors, check_ip_addresses
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ class Tracker:
         self._prefix = prefix.encode().decode("latin-1")  # as PATH_INFO spells it (PEP 3333)
         zone = {} if timezone is None else {"timezone": timezone}
         self._backend = Backend(
-            database_path(database),
+            locate(database),
             settings=who.settings | zone,
             retention_days=retention_days,
             proxies=proxies,

@@ -32,6 +32,7 @@ SORTS = {
 DEFAULT_SORT = "-hit_count"
 LONGEST_CURSOR = 16_384
 LARGEST = 2**63 - 1
+LARGEST_ID = 2**96 - 1  # whichever the storage is
 
 
 def sort_rows(rows: list[Row], sort: str) -> list[Row]:
@@ -108,8 +109,8 @@ def position_of(cursor: str | None) -> Position | None:
         return None
     match _read(cursor):
         case ["visits", int(timestamp), int() | None as id, int(shown)]:
-            numbers = (timestamp, id or 0, shown)
-            if 0 <= shown <= 1000 and all(-LARGEST <= number <= LARGEST for number in numbers):
+            is_known = abs(timestamp) <= LARGEST and -LARGEST <= (id or 0) <= LARGEST_ID
+            if is_known and 0 <= shown <= 1000:
                 return Position(timestamp, id, shown)
     raise _foreign()
 

@@ -156,11 +156,11 @@ class Place:
     @property
     def schema(self) -> dict[str, Any]:
         """What it may be, as JSON Schema."""
-        return {"type": "string", "pattern": "^[0-9]{1,18}-[0-9]{1,18}$"}
+        return {"type": "string", "pattern": "^[0-9]{1,18}-[0-9]{1,29}$"}
 
     def parse(self, value: str) -> tuple[int, int]:
         """Return the two."""
-        found = re.fullmatch("([0-9]{1,18})-([0-9]{1,18})", value, re.ASCII)
+        found = re.fullmatch("([0-9]{1,18})-([0-9]{1,29})", value, re.ASCII)
         if found is None:
             raise QueryError(
                 f"{self.name} is what the last line of an export says; given {shown(value)}",

@@ -29,6 +29,7 @@ from ..reports import (
 )
 from ..selection import Selection
 from ..visit import Visit
+from .address import Address, is_clickhouse, read_address
 
 FINISHED = -1
 SECRET_BYTES = 32
@@ -343,7 +344,7 @@ def random_secret() -> bytes:
 
 
 def open_storage(
-    database: str | Path,
+    database: str | Path | Address,
     *,
     max_endpoints: int = 10_000,
     make_secret: Callable[[], bytes] = random_secret,
@@ -351,7 +352,9 @@ def open_storage(
     busy_seconds: float = BUSY_SECONDS,
     query_timeout_seconds: float = QUERY_TIMEOUT_SECONDS,
 ) -> Storage:
-    """Open, or create, the storage that ``database`` names: a path or ``sqlite:///path``.
+    """Open, or create, the storage that ``database`` names.
+
+    A path or ``sqlite:///path``, or ``clickhouse://user:password@host:8123/database``.
 
     ``make_secret`` returns the key of every ``user_hash`` when a database is created. Raises
     :exc:`ConfigurationError` where that cannot work, which is a mistake of who configures it; not
@@ -359,16 +362,37 @@ def open_storage(
     needs it raises :exc:`StorageError` until it is over. Who writes waits for others as long as
     ``busy_seconds``; a report takes no longer than ``query_timeout_seconds``.
     """
+    place = locate(database)
+    if isinstance(place, Address):
+        from .clickhouse import ClickHouseStorage
+
+        return ClickHouseStorage(place, query_timeout_seconds=query_timeout_seconds)
     from .sqlite import SQLiteStorage
 
     return SQLiteStorage(
-        database_path(database),
+        place,
         max_endpoints=max_endpoints,
         make_secret=make_secret,
         used_before=used_before,
         busy_seconds=busy_seconds,
         query_timeout_seconds=query_timeout_seconds,
     )
+
+
+def locate(database: str | Path | Address) -> Path | Address:
+    """Return where a database is. Raises :exc:`ConfigurationError`."""
+    if isinstance(database, Address):
+        return database
+    if isinstance(database, str) and is_clickhouse(database):
+        return read_address(database)
+    return database_path(database)
+
+
+def spool_folder(place: Path | Address) -> Path:
+    """Return the folder of this host in which visits wait for a database."""
+    if isinstance(place, Address):
+        return place.spool
+    return place.with_name(place.name + "-spool")
 
 
 def database_path(database: str | Path) -> Path:

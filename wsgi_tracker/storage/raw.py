@@ -98,7 +98,7 @@ def visits(
     upto, before, shown = FOREVER, FOREVER, 0
     if position is not None:
         upto, shown = position.timestamp, position.shown
-        before = FOREVER if position.id is None else position.id
+        before = FOREVER if position.id is None else min(position.id, FOREVER)
         end = upto + 1 if selection.end is None else min(selection.end, upto + 1)
         selection = replace(selection, end=end)
     values = {"limit": limit + shown, "upto": upto, "before": before}
@@ -118,7 +118,7 @@ def oldest_visits(
     """Return the oldest visits behind a timestamp and id, each behind its id, with ids to ``upto``."""
     since, last = (-1, -FOREVER) if behind is None else behind
     selection = replace(selection, start=max(selection.start, since))
-    values = {"since": since, "behind": last, "upto": upto, "limit": limit}
+    values = {"since": since, "behind": min(last, FOREVER), "upto": upto, "limit": limit}
     rows = _ask(connection, OLDEST, selection, ordered=True, **values)
     return [(id, Visit(*fields)) for id, *fields in rows]
 
@@ -131,7 +131,8 @@ def arrived_visits(
     # By their ids, unless few are as new as that: then the first ones are found by their time.
     is_by_id = behind is not None or selection.start <= 0
     source = "visits NOT INDEXED" if is_by_id else rows.source
-    values = {"behind": -FOREVER if behind is None else behind, "upto": upto, "limit": limit}
+    last = -FOREVER if behind is None else min(behind, FOREVER)
+    values = {"behind": last, "upto": upto, "limit": limit}
     text = ARRIVED.format(source=source, where=rows.where)
     found = connection.execute(text, {**rows.values, **values})
     return [(id, Visit(*fields)) for id, *fields in found]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
 from ...errors import ConfigurationError, QueryTimeoutError, StorageError
-from .address import Address
+from ..address import Address
 
 if TYPE_CHECKING:
     from urllib3 import PoolManager

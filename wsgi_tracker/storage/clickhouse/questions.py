@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from datetime import tzinfo
 from typing import Any
 
-from ...period import IDLE, LAST_TIMESTAMP, Granularity, bucket_label, bucket_start, next_bucket
+from ...period import DAY, IDLE, Granularity, bucket_label, bucket_start, next_bucket
 from ...reports import (
     Breakdown,
     BreakdownRow,
@@ -71,10 +71,10 @@ def summary(client: Client, selection: Selection) -> Summary:
 
 
 def trends(
-    client: Client, selection: Selection, granularity: Granularity, zone: tzinfo
+    client: Client, selection: Selection, granularity: Granularity, zone: tzinfo, now: int
 ) -> list[TrendBucket]:
     """Return the buckets that have visits, newest first."""
-    groups = _groups(client, selection, granularity, zone)
+    groups = _groups(client, selection, granularity, zone, now)
     found = {group.bucket: group.figures for group in groups.whole.values()}
     for bucket, within in groups.others.items():
         (found[bucket],) = _ask(client, BUCKET, within)
@@ -107,10 +107,10 @@ def outcomes_of_endpoints(client: Client, selection: Selection) -> dict[tuple[st
 
 
 def outcomes_of_buckets(
-    client: Client, selection: Selection, granularity: Granularity, zone: tzinfo
+    client: Client, selection: Selection, granularity: Granularity, zone: tzinfo, now: int
 ) -> dict[int, Outcomes]:
     """Return outcomes by where a bucket starts."""
-    groups = _groups(client, selection, granularity, zone)
+    groups = _groups(client, selection, granularity, zone, now)
     by_key = _outcomes(client, selection, groups.key)
     found = {group.bucket: by_key[key] for key, group in groups.whole.items()}
     others = {bucket: outcomes(client, within) for bucket, within in groups.others.items()}
@@ -163,9 +163,9 @@ class _Groups:
 
 
 def _groups(
-    client: Client, selection: Selection, granularity: Granularity, zone: tzinfo
+    client: Client, selection: Selection, granularity: Granularity, zone: tzinfo, now: int
 ) -> _Groups:
-    last = LAST_TIMESTAMP if selection.end is None else selection.end
+    last = now + DAY if selection.end is None else min(selection.end, now + DAY)
     key = bucket_key(granularity, zone, selection.start, last)
     groups: dict[int, _Group] = {}
     parts: Counter[int] = Counter()  # of how many groups a bucket is

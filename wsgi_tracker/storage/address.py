@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from pathlib import Path
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from ...errors import ConfigurationError
+from ..errors import ConfigurationError
 
 SCHEMES = {"clickhouse": ("http", 8123), "clickhouses": ("https", 8443)}
 # What may stand in a statement as it is. A cluster's name also becomes part of a path.
@@ -18,7 +19,8 @@ SPELLING = "clickhouse://user:password@host:8123/database?cluster=name"
 class Address:
     """A server, who asks it, and which database and cluster it is to use.
 
-    ``origin`` is its URL without all that. The password is no part of what is shown.
+    ``origin`` is its URL without all that. The password is no part of what is shown. ``spool`` is
+    the folder of this host in which visits wait.
     """
 
     origin: str
@@ -26,6 +28,7 @@ class Address:
     user: str = "default"
     password: str = field(default="", repr=False)
     cluster: str | None = None
+    spool: Path = field(default=Path("visits-spool"), compare=False)
 
     def __str__(self) -> str:
         return f"{self.origin}/{self.database}"
@@ -55,10 +58,10 @@ def read_address(url: str) -> Address:
     database = unquote(parts.path.removeprefix("/"))
     if not NAME.fullmatch(database):
         raise _wrong("its database is named by letters, digits and _")
-    options = dict(parse_qsl(parts.query, keep_blank_values=True))
-    cluster = options.pop("cluster", None)
+    options = dict(parse_qsl(parts.query))
+    cluster, spool = options.pop("cluster", None), options.pop("spool", f"{database}-spool")
     if options or parts.fragment:
-        raise _wrong("cluster= is its only option")
+        raise _wrong("cluster= and spool= are its only options")
     if cluster is not None and not NAME.fullmatch(cluster):
         raise _wrong("its cluster is named by letters, digits and _")
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
@@ -66,7 +69,8 @@ def read_address(url: str) -> Address:
     if not (user + password).isprintable():
         raise _wrong("user and password are printable")
     origin = f"{scheme}://{host}:{port or default_port}"
-    return Address(origin, database, user, password, cluster)
+    folder = Path(spool).expanduser().resolve()
+    return Address(origin, database, user, password, cluster, folder)
 
 
 def _wrong(what: str) -> ConfigurationError:
