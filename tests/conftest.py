@@ -16,6 +16,9 @@ from wsgi_tracker import Tracker
 sys.path[:0] = [str(Path(__file__).parent / folder) for folder in ("", "faults", "browser")]
 
 
+from engines import ENGINES, running  # noqa: E402 - found by that path
+
+
 def hello(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
     """Answer 404 below /missing, else say hello."""
     found = not environ["PATH_INFO"].startswith("/missing")
@@ -26,6 +29,20 @@ def hello(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[b
 # A shell that starts tests in the background has them ignore SIGINT, and so would all servers that
 # are started here; what has a handler has the default again in a new program.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--engine", default="sqlite", choices=ENGINES, help="what keeps visits")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def engine(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[str]:
+    """Run the engine that was asked for, as long as there are tests."""
+    name: str = request.config.getoption("--engine")
+    with running(name, tmp_path_factory.mktemp(name)):
+        yield name
 
 
 @pytest.fixture(autouse=True)

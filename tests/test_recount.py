@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
+import engines
 import pytest
 import webtest
 from hypothesis import given, settings
@@ -74,22 +75,16 @@ visits = st.lists(
 )
 
 
-def engine(folder):
-    import os
-    url = os.environ.get("ENGINE")
-    if url:
-        return url.replace("DB", f"t{next(segments)}_{os.getpid()}") + f"spool={folder}/visits.db-spool", folder / "visits.db"
-    return folder / "visits.db", folder / "visits.db"
-
-
 @contextmanager
 def reporting(recorded: Iterable[Visit], zone: str = "UTC") -> Iterator[webtest.TestApp]:
     """Spool visits as another process would, and yield a client at the moment NOW."""
     with tempfile.TemporaryDirectory() as folder:
-        database, spool_of = engine(Path(folder))
-        with Tracker(lambda *args: [], database, ingest=False, timezone=zone, secret="x" * 32) as tracker:
+        database = engines.database(Path(folder))
+        with Tracker(
+            lambda *args: [], database, ingest=False, timezone=zone, secret=engines.SECRET
+        ) as tracker:
             tracker._api._fresh._clock = lambda: micro(NOW) * 1000
-            spool(spool_of, recorded)
+            spool(Path(folder) / "visits.db", recorded)
             yield webtest.TestApp(tracker)
 
 

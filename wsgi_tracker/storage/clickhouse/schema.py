@@ -33,6 +33,9 @@ SETTINGS = "name String, value Nullable(String), epoch UInt64, at UInt64"
 AGENTS = """
     user_agent String, class String, rule String, browser Nullable(String),
     system Nullable(String), device Nullable(String), at UInt64"""
+DEDUPLICATION = "non_replicated_deduplication_window"
+TABLES = """
+SELECT name, create_table_query FROM system.tables WHERE database = currentDatabase()"""
 LAYOUT = """
 SELECT shard_num, any(shard_weight) FROM system.clusters WHERE cluster = {cluster}
 GROUP BY shard_num ORDER BY shard_num"""
@@ -48,6 +51,10 @@ class Schema:
         self.refuses_repeats = True
 
     @property
+    def _tables(self) -> set[str]:
+        return {"settings", "user_agents", "visits", "visits_on_trial", self.own_visits}
+
+    @property
     def own_visits(self) -> str:
         """The table that holds visits of one server, where visits are deleted."""
         return "visits_of_shard" if self._cluster else "visits"
@@ -61,17 +68,26 @@ class Schema:
         """Make what is missing; once in a process, if it goes well."""
         if self._is_ready:
             return
+        made = self._made()
+        if not made.keys() >= self._tables:
+            self._make()
+            made = self._made()
+        # One server refuses what it has already if it was told to; a cluster always does.
+        self.refuses_repeats = bool(self._cluster) or DEDUPLICATION in made["visits"]
+        self._is_ready = True
+
+    def _made(self) -> dict[str, str]:
+        """Return the tables that there are, and how each was made; see that there is a database."""
         try:
-            self._client.rows("SELECT 1")
+            return dict(self._client.rows(TABLES))
         except ClickHouseError as error:
             if error.code != UNKNOWN_DATABASE:
                 raise
-            database = self._client.address.database
-            self._client.run(
-                f"CREATE DATABASE IF NOT EXISTS {database}{self.everywhere}", database="default"
-            )
-        self._make()
-        self._is_ready = True
+        database = self._client.address.database
+        self._client.run(
+            f"CREATE DATABASE IF NOT EXISTS {database}{self.everywhere}", database="default"
+        )
+        return {}
 
     def layout(self) -> str:
         """Return what tells how a batch is split among shards."""
@@ -89,11 +105,18 @@ class Schema:
     def _make(self) -> None:
         self._make_table("settings", SETTINGS, "name")
         self._make_table("user_agents", AGENTS, "user_agent")
-        if not self._cluster:
-            self.refuses_repeats = self._make_visits_of_one()
-            self._make_trial()
-            return
-        self._make_table(self.own_visits, VISITS, ORDER, partition=MONTH, path="{shard}/")
+        if self._cluster:
+            self._make_table(self.own_visits, VISITS, ORDER, partition=MONTH, path="{shard}/")
+            self._make_visits_of_all()
+        else:
+            self._make_visits_of_one()
+        # What is sent there is read, and forgotten.
+        self._client.run(
+            f"CREATE TABLE IF NOT EXISTS {self._name('visits_on_trial')}{self.everywhere} "
+            f"AS {self._name(self.own_visits)} ENGINE = Null"
+        )
+
+    def _make_visits_of_all(self) -> None:
         database = self._client.address.database
         self._client.run(
             f"CREATE TABLE IF NOT EXISTS {self._name('visits')}{self.everywhere} "
@@ -101,29 +124,14 @@ class Schema:
             f"Distributed({self._cluster}, {database}, {self.own_visits}, {SHARD})"
         )
 
-        self._make_trial()
-
-    def _make_trial(self) -> None:
-        """Make a table that reads what is sent, and forgets it."""
-        self._client.run(
-            f"CREATE TABLE IF NOT EXISTS {self._name('visits_on_trial')}{self.everywhere} "
-            f"AS {self._name(self.own_visits)} ENGINE = Null"
-        )
-
-    def _make_visits_of_one(self) -> bool:
-        """Make the table of visits; return whether it refuses what comes again."""
-        window = f"non_replicated_deduplication_window = {WINDOW}"
+    def _make_visits_of_one(self) -> None:
         try:
+            window = f"{DEDUPLICATION} = {WINDOW}"
             self._make_table("visits", VISITS, ORDER, partition=MONTH, settings=window)
         except ClickHouseError as error:
-            if window.partition(" ")[0] not in str(error):
+            if DEDUPLICATION not in str(error):
                 raise
-            self._make_table("visits", VISITS, ORDER, partition=MONTH)
-        (engine,) = self._client.rows(
-            "SELECT create_table_query FROM system.tables "
-            "WHERE database = currentDatabase() AND name = 'visits'"
-        )[0]
-        return "non_replicated_deduplication_window" in engine
+            self._make_table("visits", VISITS, ORDER, partition=MONTH)  # it is older than that
 
     def _make_table(
         self,
