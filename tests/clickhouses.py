@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -170,10 +171,23 @@ def zookeeper(folder: Path) -> Iterator[int]:
     with (folder / "out").open("wb") as out:
         process = subprocess.Popen(command, stdout=out, stderr=out, start_new_session=True)
     try:
+        _wait_for_zookeeper(port)
         yield port
     finally:
         process.kill()
         process.wait()
+
+
+def _wait_for_zookeeper(port: int) -> None:
+    """Wait until it serves: a server of ClickHouse that comes too soon crashes."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while time.monotonic() < deadline:
+        with suppress(OSError), socket.create_connection(("127.0.0.1", port), 5) as connection:
+            connection.sendall(b"srvr")
+            if b"Mode: standalone" in connection.recv(4096):
+                return
+        time.sleep(0.02)
+    raise RuntimeError("ZooKeeper does not serve")
 
 
 def main() -> None:

@@ -45,14 +45,17 @@ ORDER BY hits DESC, isNull(value) DESC, value LIMIT {limit}"""
 VALUES = """
 SELECT ifNull(uniqExact(value), 0) + max(isNull(value)) FROM (SELECT {value} AS value FROM {source})"""
 SESSIONS = f"""
-SELECT sum(length(ends)), sum(arraySum(arrayMap((a, b) -> a AND b, begins, ends))), sum(visits),
+SELECT sum(arraySum(begins)), sum(arraySum(arrayMap((a, b) -> a AND b, begins, ends))), sum(visits),
     sum(arraySum(arrayFilter(gap -> gap <= {IDLE}, gaps)))
 FROM (
-    SELECT count() AS visits, arraySort(groupArray(timestamp)) AS times,
+    SELECT length(times) AS visits,
         arrayMap((a, b) -> a - b, arrayPopFront(times), arrayPopBack(times)) AS gaps,
         arrayMap(gap -> gap > {IDLE}, gaps) AS pauses,
         arrayPushFront(pauses, 1) AS begins, arrayPushBack(pauses, 1) AS ends
-    FROM visits WHERE {{where}} AND isNotNull(user_hash) GROUP BY user_hash
+    FROM (
+        SELECT arraySort(groupArray(timestamp)) AS times FROM visits
+        WHERE {{where}} AND isNotNull(user_hash) GROUP BY user_hash
+    )
 )"""
 
 _AGENT_VALUES = {"class": "if(isNull(user_agent), 'empty', if(class = '', 'unknown', class))"}
