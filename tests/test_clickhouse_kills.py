@@ -13,6 +13,7 @@ import engines
 import pytest
 from clickhouses import Node
 from needs import require
+from servers import PATIENCE_SECONDS
 from test_recount import spool
 from waiting import wait_until
 
@@ -26,12 +27,16 @@ BEGIN = 1_790_000_000_000_000
 # It ingests until there is nothing left; what fails is tried again.
 INGEST = """
 import sys
+from contextlib import suppress
 from wsgi_tracker.backend import Backend
+from wsgi_tracker.errors import StorageError
 from wsgi_tracker.storage import locate
 
 backend = Backend(locate(sys.argv[1]), settings={})
-while backend.ingester.wake() or backend.ingester.problems or backend.storage.is_sending():
-    pass
+while True:
+    with suppress(StorageError):
+        if not backend.ingester.catch_up(60).size_bytes:
+            break
 """
 
 
@@ -73,14 +78,38 @@ def stored(node: Node) -> tuple[int, int]:
     return int(count), int(different)
 
 
-def is_under_way(url: str) -> Callable[[], bool]:
-    """Return what tells whether another batch was written down, and is not there yet."""
+def sendings(url: str) -> Callable[[], object]:
+    """Return what tells which batch is on its way."""
     address = read_address(url)
     ledger = Ledger(address.spool, str(address))
-    before = ledger.entry()
+    return lambda: ledger.entry().sending
 
-    def ask() -> bool:
-        sending = ledger.entry().sending
-        return sending is not None and sending != before.sending
 
-    return ask
+@pytest.mark.parametrize("victim", ["process", "server"])
+def test_each_visit_counts_once_whoever_is_killed(
+    victim: str, nodes: list[Node], url: str, tmp_path: Path
+) -> None:
+    sending = sendings(url)
+    chance = random.Random(victim)
+    for number in range(KILLS):
+        spool(tmp_path / "visits.db", visits(number))
+        process = ingest(url)
+        with process:
+            wait_until(lambda: sending() is not None or process.poll() is not None)
+            spin(chance.randrange(20_000))  # anywhere in the delivery, or just behind it
+            if victim == "process":
+                process.kill()
+            else:
+                nodes[0].kill()
+                nodes[0].start()
+                assert process.wait(PATIENCE_SECONDS) == 0
+    assert ingest(url).wait(PATIENCE_SECONDS) == 0
+
+    assert stored(nodes[0]) == (KILLS * VISITS_A_ROUND,) * 2
+    assert sending() is None
+
+
+def spin(times: int) -> None:
+    """Let some time pass, a few milliseconds at most."""
+    for _ in range(times):
+        pass
