@@ -12,6 +12,7 @@ from pathlib import Path
 from .errors import ConfigurationError
 from .secret import DailySecret, Secret, derived_secret, secret_mark
 from .storage import Storage
+from .storage.address import Address
 
 PERMANENT, DAILY = IDENTITIES = ("permanent", "daily")
 SHORTEST_SECRET = 16
@@ -34,6 +35,14 @@ class Identity:
             )
         self._identity = identity
         self._secret = secret
+
+    def check_for(self, place: Path | Address) -> None:
+        """Refuse to go on without a secret where hosts share a database: each would make its own."""
+        if self._secret is None and isinstance(place, Address):
+            raise ConfigurationError(
+                "hosts that share a database tell visitors apart by the same secret: give secret= "
+                "to each of them"
+            )
 
     @property
     def is_daily(self) -> bool:

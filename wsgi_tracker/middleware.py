@@ -112,12 +112,14 @@ class Tracker:
         exclusions = Exclusions(exclude)
         proxies = TrustedProxies(trusted_proxies)
         who = Identity(identity, secret)
+        place = locate(database)
+        who.check_for(place)
 
         self._app = app
         self._prefix = prefix.encode().decode("latin-1")  # as PATH_INFO spells it (PEP 3333)
         zone = {} if timezone is None else {"timezone": timezone}
         self._backend = Backend(
-            locate(database),
+            place,
             settings=who.settings | zone,
             retention_days=retention_days,
             proxies=proxies,

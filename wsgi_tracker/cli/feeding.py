@@ -27,7 +27,7 @@ from ..logfile import STDIN, LogFile, follow_log, open_log
 from ..logs import FORMATS, LogFormat, detect, log_format
 from ..logvisits import LogVisits, Packer, StoredVisits, day_keys
 from ..period import DAY
-from ..storage import database_path
+from ..storage import locate
 from ..visit import Fragments
 from ..visitors import ADDRESSES, Visitors
 from . import tables
@@ -149,9 +149,9 @@ def import_logs(
     if not any(name == STDIN or os.path.exists(name) for name in logs):
         open_log(logs[0])  # it says why it cannot; a wrong name makes no database
     known = None if named is None else _known_format(named)
-    path = database_path(database)
+    place = locate(database)
     with (
-        open_backend(path, max_endpoints=max_endpoints) as backend,
+        open_backend(place, max_endpoints=max_endpoints) as backend,
         Telling(rejects) as telling,
         sigterm_interrupts(),
     ):

@@ -14,7 +14,7 @@ import click
 from ..auth import TOKEN_VARIABLE, Auth, is_local, split_tokens
 from ..backend import MAX_ENDPOINTS, Backend
 from ..errors import TrackerError, logger
-from ..storage import QUERY_TIMEOUT_SECONDS, database_path
+from ..storage import QUERY_TIMEOUT_SECONDS, locate
 from .options import database_option
 from .signals import sigterm_interrupts
 from .source import PREFIX, basis_of, catch_up, existing, open_backend, open_for_questions
@@ -132,9 +132,9 @@ def ingest(once: bool, max_endpoints: int, database: str) -> None:
     They are those with Tracker(app, ingest=False). Retention is looked after, too. Ends with
     SIGTERM or Ctrl-C; what is not ingested then waits in the spool.
     """
-    path = database_path(database)
+    place = locate(database)
     options = {"ingest": True, "max_endpoints": max_endpoints}
-    with _logging(), open_backend(path, **options) as backend, _stopping():
+    with _logging(), open_backend(place, **options) as backend, _stopping():
         if once:
             catch_up(backend, ONCE_SECONDS)
             if backend.storage.begin_purge(time.time_ns() // 1000, None):
@@ -143,7 +143,7 @@ def ingest(once: bool, max_endpoints: int, database: str) -> None:
             click.echo("all visits are in the database")
             return
         backend.ingest_thread.start()
-        click.echo(f"visits go to {path}")
+        click.echo(f"visits go to {place}")
         threading.Event().wait()
 
 

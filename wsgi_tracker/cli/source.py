@@ -27,7 +27,8 @@ from ..identity import DAILY
 from ..insights import USER_REPORT
 from ..query import EXPORT, parse_query
 from ..schemas import OF_BREAKDOWN, OF_LIVE, OF_STATS, OF_SUMMARY, OF_TRENDS, OF_USER, OF_VISITS
-from ..storage import database_path
+from ..storage import locate
+from ..storage.address import Address
 from .tables import printable
 
 PREFIX = "/api/tracking"
@@ -230,9 +231,11 @@ def identity_of(backend: Backend) -> str | None:
     return backend.storage.declared(["identity"]).get("identity")
 
 
-def existing(database: str) -> Path:
-    """Return the path of a database that is there: a wrong name must not make one."""
-    path = database_path(database)
+def existing(database: str) -> Path | Address:
+    """Return where a database is that is there: a wrong name must not make one."""
+    path = locate(database)
+    if isinstance(path, Address):
+        return path
     try:
         found = path.stat()
     except FileNotFoundError as error:
@@ -255,23 +258,23 @@ def _not_ours(path: Path) -> ConfigurationError:
 
 
 @contextmanager
-def open_backend(path: Path, **options: Any) -> Iterator[Backend]:
+def open_backend(place: Path | Address, **options: Any) -> Iterator[Backend]:
     """Open a database for a command, whatever its applications have agreed on."""
     usual = {
         "ingest": False,
         "busy_seconds": BUSY_SECONDS,
         "query_timeout_seconds": QUERY_TIMEOUT_SECONDS,
     }
-    backend = Backend(path, settings={}, **{**usual, **options})
+    backend = Backend(place, settings={}, **{**usual, **options})
     try:
         yield backend
     finally:
         backend.close()
 
 
-def open_for_questions(path: Path, **options: Any) -> AbstractContextManager[Backend]:
+def open_for_questions(place: Path | Address, **options: Any) -> AbstractContextManager[Backend]:
     """Open a database for a command that changes nothing, and does not wait long for who does."""
-    return open_backend(path, busy_seconds=QUESTION_BUSY_SECONDS, **options)
+    return open_backend(place, busy_seconds=QUESTION_BUSY_SECONDS, **options)
 
 
 def catch_up(backend: Backend, seconds: float) -> None:
