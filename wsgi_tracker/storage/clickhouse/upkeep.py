@@ -94,7 +94,8 @@ class Upkeep:
 
     def _delete(self, table: str, where: str) -> None:
         """Delete rows, and wait until they are gone."""
-        self._alter(table, f"DELETE WHERE {where}")
+        # Old servers also delete what is neither so nor not so, as of nobody.
+        self._alter(table, f"DELETE WHERE ifNull({where}, 0)")
         deadline = time.monotonic() + PATIENCE_SECONDS
         running = RUNNING.replace("{table}", literal(self._own(table)))
         left = f"SELECT count() FROM {table} WHERE {where}"
