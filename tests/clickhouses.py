@@ -132,6 +132,39 @@ def one_server(folder: Path, timezone: str = "UTC") -> Iterator[Node]:
         yield node
 
 
+class Engine(Node):
+    """Today's engine; see chdb_server.py."""
+
+    def start(self) -> None:
+        """Start, and wait until it serves."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        command = [
+            sys.executable,
+            str(Path(__file__).with_name("chdb_server.py")),
+            str(self.folder),
+        ]
+        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True)
+        assert self._process.stdout is not None
+        self.port = int(self._process.stdout.readline())
+
+    def kill(self) -> None:
+        """End it, and what it prints to."""
+        super().kill()
+        if self._process is not None and self._process.stdout is not None:
+            self._process.stdout.close()
+
+
+@contextmanager
+def engine_of_today(folder: Path) -> Iterator[Node]:
+    """Run chdb."""
+    engine = Engine(folder)
+    try:
+        engine.start()
+        yield engine
+    finally:
+        engine.kill()
+
+
 @contextmanager
 def cluster(folder: Path) -> Iterator[Sequence[Node]]:
     """Run two shards, of which the first has a second replica, the last of the three."""

@@ -1,6 +1,6 @@
 """The database that tests of every storage use: SQLite, or what ``--engine`` names.
 
-``clickhouse`` is one server, ``cluster`` two shards with a replica. All examples of a run share one
+``clickhouse`` is one server, ``chdb`` today's engine, ``cluster`` two shards with a replica. All examples of a run share one
 database there, emptied for each: to make tables takes longer than most questions.
 """
 
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import quote, urlencode
 
@@ -15,7 +16,7 @@ import clickhouses
 from clickhouses import CLUSTER, PASSWORD, USER, Node
 from needs import require
 
-ENGINES = ("sqlite", "clickhouse", "cluster")
+ENGINES = ("sqlite", "clickhouse", "chdb", "cluster")
 SECRET = "a secret of all hosts, for tests"
 SHARED = ("settings", "user_agents")
 _nodes: list[Node] = []
@@ -42,6 +43,13 @@ def running(engine: str, folder: Path) -> Iterator[None]:
     """Run an engine for all tests of this process."""
     if engine == "sqlite":
         yield
+        return
+    if engine == "chdb":
+        require(find_spec("chdb"), "chdb")
+        with clickhouses.engine_of_today(folder) as node:
+            _nodes[:] = [node]
+            yield
+        _nodes.clear()
         return
     require(Path(clickhouses.SERVER).exists(), "clickhouse-server")
     if engine == "cluster":
