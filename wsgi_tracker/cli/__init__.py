@@ -16,6 +16,7 @@ from .care import backup, check, configure, forget, info, purge, rebuild, reclas
 from .demo import demo
 from .exporting import export
 from .feeding import import_logs
+from .migrating import migrate_database
 from .reports import breakdown, stats, summary, trends, user, visits
 from .serving import ingest, serve
 
@@ -27,7 +28,7 @@ _SILENT = logging.NullHandler()
 HELP: dict[str, Any] = {"help_option_names": ["-h", "--help"]}
 SECTIONS: dict[str, Sequence[click.Command]] = {
     "See it": (demo, stats, summary, trends, visits, breakdown, user, serve),
-    "Feed it": (import_logs, export, ingest),
+    "Feed it": (import_logs, export, ingest, migrate_database),
     "Look after it": (
         info,
         check,

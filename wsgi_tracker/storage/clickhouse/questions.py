@@ -125,7 +125,7 @@ def breakdown(client: Client, selection: Selection, by: str, limit: int) -> Brea
     source = f"(SELECT * FROM visits WHERE {where(selection)})"
     value = column(by)
     if by in OF_AGENTS:
-        source = f"{source} GLOBAL ANY LEFT JOIN ({AGENTS}) USING user_agent"
+        source = f"{source} AS shown GLOBAL ANY LEFT JOIN ({AGENTS}) AS agents USING user_agent"
         value = _AGENT_VALUES.get(by, by)
     elif by == "status":
         value = "toString(status)"
