@@ -38,7 +38,7 @@ def stored(node: Node) -> list[int]:
     return [
         int(each)
         for each in node.ask(
-            "SELECT count(), uniqExact(timestamp), countIf(user_hash != '') FROM moved.visits"
+            "SELECT count(), uniqExact(timestamp), sum(isNotNull(user_hash)) FROM moved.visits"
         ).split()
     ]
 
