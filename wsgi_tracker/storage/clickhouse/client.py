@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 from collections.abc import Mapping
@@ -19,10 +20,18 @@ CONNECT_SECONDS = 3.0
 SEND_SECONDS = 60.0  # a server that is busy merging may take its time
 CONNECTIONS = 8
 # Rows as arrays, whole numbers as such; nothing is sent before it is known whether all goes well.
-READING = {
+READING: dict[str, str | int] = {
     "default_format": "JSONCompact",
     "output_format_json_quote_64bit_integers": "0",
     "wait_end_of_query": "1",
+}
+# All ask, and send to, the same replica of a shard, as the others have what it took in a moment
+# later; where it is down, another one answers unless it is behind.
+REPLICAS = {
+    "load_balancing": "in_order",
+    "prefer_localhost_replica": 0,
+    "max_replica_delay_for_distributed_queries": 1,
+    "fallback_to_stale_replicas_for_distributed_queries": 0,
 }
 TIMEOUT_EXCEEDED = 159
 REFUSED = {192, 193, 194, 291, 497, 516}  # unknown user, wrong or required password, no grant
@@ -55,7 +64,8 @@ class Client:
 
     def rows(self, statement: str, **settings: str | int | float) -> list[Any]:
         """Return the rows of a question, each a list. Raises :exc:`StorageError`."""
-        limits = {"max_execution_time": self._query_timeout_seconds}
+        # Old servers take whole seconds, and 0 for none.
+        limits = {"max_execution_time": math.ceil(self._query_timeout_seconds)}
         body = self._post(
             statement.encode(),
             {**READING, **limits, **settings},
@@ -91,7 +101,8 @@ class Client:
         from urllib3 import Timeout
         from urllib3.exceptions import HTTPError
 
-        options = urlencode({"database": self.address.database, **settings})
+        replicas = REPLICAS if self.address.cluster else {}
+        options = urlencode({"database": self.address.database, **replicas, **settings})
         try:
             response = self._connections().request(
                 "POST",
