@@ -31,8 +31,8 @@ import reports
 from wsgi_tracker.backend import Backend
 from wsgi_tracker.cli.source import DatabaseSource
 from wsgi_tracker.migrating import migrate
-from wsgi_tracker.storage import Batch, Positions, Storage, locate
-from wsgi_tracker.storage.address import Address
+from wsgi_tracker.storage import Batch, Positions, Storage
+from wsgi_tracker.storage.address import Address, locate
 
 PAST = [
     "stats?start={start}&end={end}&include=status,latency",

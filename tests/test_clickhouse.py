@@ -32,7 +32,7 @@ from wsgi_tracker.storage.clickhouse.ledger import Ledger
 from wsgi_tracker.storage.clickhouse.literals import glob_pattern, literal
 from wsgi_tracker.storage.clickhouse.schema import Schema
 
-pytestmark = pytest.mark.once
+pytestmark = pytest.mark.clickhouse
 BEGIN = 1_790_000_000_000_000
 MONTH = 31 * DAY
 names = (f"test_{number}" for number in itertools.count())

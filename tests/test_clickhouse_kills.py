@@ -20,6 +20,7 @@ from wsgi_tracker import Visit
 from wsgi_tracker.storage.address import read_address
 from wsgi_tracker.storage.clickhouse.ledger import Ledger
 
+pytestmark = pytest.mark.clickhouse
 KILLS = 50
 VISITS_A_ROUND = 200
 BEGIN = 1_790_000_000_000_000
@@ -29,7 +30,7 @@ import sys
 from contextlib import suppress
 from wsgi_tracker.backend import Backend
 from wsgi_tracker.errors import StorageError
-from wsgi_tracker.storage import locate
+from wsgi_tracker.storage.address import locate
 
 backend = Backend(locate(sys.argv[1]), settings={})
 while True:

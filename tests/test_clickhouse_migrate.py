@@ -18,7 +18,7 @@ from needs import require
 
 from wsgi_tracker.period import HOUR
 
-pytestmark = pytest.mark.once
+pytestmark = pytest.mark.clickhouse
 VISITS, KNOWN = 30_000, 24_000
 
 

@@ -12,14 +12,15 @@ PACKAGE = Path(wsgi_tracker.__file__).parent
 ORDER = """
     errors period selection options process addresses exclusions visitors endpoints visit agents latency reports
     integrations integrations.django integrations.falcon integrations.pyramid
-    storage storage.faults storage.lines storage.pool storage.schema storage.settings storage.migrations
+    storage.address storage storage.faults storage.lines storage.pool storage.schema storage.settings storage.migrations
     storage.strings storage.packed storage.intake storage.classes storage.arrivals storage.calendar storage.conditions storage.changes storage.outcomes storage.counters storage.counting storage.uncount storage.purge storage.facts storage.outcome_reports storage.raw storage.breakdown storage.journeys storage.window storage.counted storage.check storage.backup storage.database storage.snapshot storage.sqlite
+    storage.unpacked storage.clickhouse.literals storage.clickhouse.client storage.clickhouse.schema storage.clickhouse.settings storage.clickhouse.ledger storage.clickhouse.delivery storage.clickhouse.agents storage.clickhouse.conditions storage.clickhouse.zones storage.clickhouse.questions storage.clickhouse.lists storage.clickhouse.snapshot storage.clickhouse.upkeep storage.clickhouse
     logs.entry logs.escapes logs.times logs.pattern logs.fields logs.apache logs.nginx logs.gunicorn logs.caddy logs.detect logs
     secret identity agreement segments mounts rescue batches rejected hostlock own_segment spool recorder retention ingest unread forget proxies ingest_thread health observation parameters spans paging query schemas asked answers insights export fresh auth responses metrics openapi dashboard api backend middleware
-    __init__ logfile logvisits importing cli.options cli.signals cli.tables cli.source cli.reports cli.care cli.feeding cli.exporting cli.serving cli.demo cli __main__
+    __init__ logfile logvisits importing migrating cli.options cli.signals cli.tables cli.source cli.reports cli.care cli.feeding cli.exporting cli.migrating cli.serving cli.demo cli __main__
 """.split()
-# storage opens a SQLiteStorage when it is asked for one.
-LATE = {("storage", "storage.sqlite")}
+# storage opens one of these when it is asked for it.
+LATE = {("storage", "storage.sqlite"), ("storage", "storage.clickhouse")}
 
 
 def imported(path: Path, module: str) -> set[str]:

@@ -33,8 +33,8 @@ from .proxies import ProxyCheck
 from .retention import Retention
 from .secret import Secret
 from .spool import Spool
-from .storage import BUSY_SECONDS, QUERY_TIMEOUT_SECONDS, open_storage, spool_folder
-from .storage.address import Address
+from .storage import BUSY_SECONDS, QUERY_TIMEOUT_SECONDS, open_storage
+from .storage.address import Address, spool_folder
 from .unread import UnreadLines, open_unread
 
 MAX_ENDPOINTS = 10_000

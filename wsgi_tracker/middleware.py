@@ -28,7 +28,8 @@ from .options import (
     check_timezone,
 )
 from .recorder import Recorder, UserFinder, user_finder
-from .storage import QUERY_TIMEOUT_SECONDS, locate
+from .storage import QUERY_TIMEOUT_SECONDS
+from .storage.address import locate
 from .visitors import Visitors, check_ip_addresses
 
 if TYPE_CHECKING:

@@ -27,7 +27,7 @@ from ..logfile import STDIN, LogFile, follow_log, open_log
 from ..logs import FORMATS, LogFormat, detect, log_format
 from ..logvisits import LogVisits, Packer, StoredVisits, day_keys
 from ..period import DAY
-from ..storage import locate
+from ..storage.address import locate
 from ..visit import Fragments
 from ..visitors import ADDRESSES, Visitors
 from . import tables

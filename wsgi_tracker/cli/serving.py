@@ -14,7 +14,8 @@ import click
 from ..auth import TOKEN_VARIABLE, Auth, is_local, split_tokens
 from ..backend import MAX_ENDPOINTS, Backend
 from ..errors import TrackerError, logger
-from ..storage import QUERY_TIMEOUT_SECONDS, locate
+from ..storage import QUERY_TIMEOUT_SECONDS
+from ..storage.address import locate
 from .options import database_option
 from .signals import sigterm_interrupts
 from .source import PREFIX, basis_of, catch_up, existing, open_backend, open_for_questions

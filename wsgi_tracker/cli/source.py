@@ -27,8 +27,7 @@ from ..identity import DAILY
 from ..insights import USER_REPORT
 from ..query import EXPORT, parse_query
 from ..schemas import OF_BREAKDOWN, OF_LIVE, OF_STATS, OF_SUMMARY, OF_TRENDS, OF_USER, OF_VISITS
-from ..storage import locate
-from ..storage.address import Address
+from ..storage.address import Address, locate
 from .tables import printable
 
 PREFIX = "/api/tracking"

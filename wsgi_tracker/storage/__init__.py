@@ -15,7 +15,7 @@ from datetime import tzinfo
 from pathlib import Path
 from typing import Protocol, TypeAlias
 
-from ..errors import ConfigurationError, Outage, StorageError, TrackerError
+from ..errors import Outage, StorageError, TrackerError
 from ..period import Granularity
 from ..reports import (
     Breakdown,
@@ -29,7 +29,7 @@ from ..reports import (
 )
 from ..selection import Selection
 from ..visit import Visit
-from .address import Address, is_clickhouse, read_address
+from .address import Address, locate
 
 FINISHED = -1
 SECRET_BYTES = 32
@@ -377,39 +377,3 @@ def open_storage(
         busy_seconds=busy_seconds,
         query_timeout_seconds=query_timeout_seconds,
     )
-
-
-def locate(database: str | Path | Address) -> Path | Address:
-    """Return where a database is. Raises :exc:`ConfigurationError`."""
-    if isinstance(database, Address):
-        return database
-    if isinstance(database, str) and is_clickhouse(database):
-        return read_address(database)
-    return database_path(database)
-
-
-def spool_folder(place: Path | Address) -> Path:
-    """Return the folder of this host in which visits wait for a database."""
-    if isinstance(place, Address):
-        return place.spool
-    return place.with_name(place.name + "-spool")
-
-
-def database_path(database: str | Path) -> Path:
-    """Return the absolute path of a SQLite database, links resolved."""
-    if not isinstance(database, (str, Path)):
-        raise ConfigurationError(f"database is a path or sqlite:///path, given {database!r}")
-    name = str(database)
-    scheme, separator, rest = name.partition("://")
-    if separator:
-        is_path = rest.startswith("/") and len(rest) > 1 and not {"?", "#"} & set(rest)
-        if scheme != "sqlite" or not is_path:
-            raise ConfigurationError(
-                f"database is a path or sqlite:///path, given {scheme + separator + '...'!r}"
-            )
-        name = rest[1:]
-    if not name or name == ":memory:" or name.startswith("file:"):
-        raise ConfigurationError(
-            f"database is a file that processes can share, given {str(database)!r}"
-        )
-    return Path(name).expanduser().resolve()

@@ -1,4 +1,4 @@
-"""Where a ClickHouse is: the URL that names it, read once."""
+"""Where a database is: a path, or the URL of a ClickHouse, read once."""
 
 from __future__ import annotations
 
@@ -75,3 +75,39 @@ def read_address(url: str) -> Address:
 
 def _wrong(what: str) -> ConfigurationError:
     return ConfigurationError(f"the database is {SPELLING}, but of the one given {what}")
+
+
+def locate(database: str | Path | Address) -> Path | Address:
+    """Return where a database is. Raises :exc:`ConfigurationError`."""
+    if isinstance(database, Address):
+        return database
+    if isinstance(database, str) and is_clickhouse(database):
+        return read_address(database)
+    return database_path(database)
+
+
+def spool_folder(place: Path | Address) -> Path:
+    """Return the folder of this host in which visits wait for a database."""
+    if isinstance(place, Address):
+        return place.spool
+    return place.with_name(place.name + "-spool")
+
+
+def database_path(database: str | Path) -> Path:
+    """Return the absolute path of a SQLite database, links resolved."""
+    if not isinstance(database, (str, Path)):
+        raise ConfigurationError(f"database is a path or sqlite:///path, given {database!r}")
+    name = str(database)
+    scheme, separator, rest = name.partition("://")
+    if separator:
+        is_path = rest.startswith("/") and len(rest) > 1 and not {"?", "#"} & set(rest)
+        if scheme != "sqlite" or not is_path:
+            raise ConfigurationError(
+                f"database is a path or sqlite:///path, given {scheme + separator + '...'!r}"
+            )
+        name = rest[1:]
+    if not name or name == ":memory:" or name.startswith("file:"):
+        raise ConfigurationError(
+            f"database is a file that processes can share, given {str(database)!r}"
+        )
+    return Path(name).expanduser().resolve()
