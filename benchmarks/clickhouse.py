@@ -31,7 +31,7 @@ import reports
 from wsgi_tracker.backend import Backend
 from wsgi_tracker.cli.source import DatabaseSource
 from wsgi_tracker.migrating import migrate
-from wsgi_tracker.storage import Batch, Positions, Storage
+from wsgi_tracker.storage import Storage
 from wsgi_tracker.storage.address import Address, locate
 
 PAST = [
@@ -55,13 +55,8 @@ class Timed:
 
     def ingest(self, segments: Sequence[str], read: Any, *, durable: bool) -> None:
         """Take in a batch."""
-
-        def reading(positions: Positions) -> Batch:
-            batch: Batch = read(positions)
-            return batch
-
         began = time.perf_counter()
-        self._storage.ingest(segments, reading, durable=durable)
+        self._storage.ingest(segments, read, durable=durable)
         self.seconds += time.perf_counter() - began
 
 

@@ -7,13 +7,13 @@ import shutil
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from urllib.parse import urlencode
 
 from servers import PATIENCE_SECONDS, free_port
+from waiting import wait_until
 
 SERVER = shutil.which("clickhouse-server") or "/usr/sbin/clickhouse-server"
 ZOOKEEPER = Path("/usr/share/java/zookeeper.jar")
@@ -84,14 +84,14 @@ class Node:
                 stderr=out,
                 start_new_session=True,
             )
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        while time.monotonic() < deadline and self._process.poll() is None:
-            with suppress(OSError):
-                self.ask("SELECT 1")
-                return
-            time.sleep(0.02)  # who waits for a port has nothing else to wait for
-        self.kill()
-        raise RuntimeError((self.folder / "out").read_text()[-2000:])
+        wait_until(lambda: self._answers() or self._process.poll() is not None)  # type: ignore[union-attr]
+        if self._process.poll() is not None:
+            raise RuntimeError((self.folder / "out").read_text()[-2000:])
+
+    def _answers(self) -> bool:
+        with suppress(OSError):
+            return bool(self.ask("SELECT 1"))
+        return False
 
     def ask(self, statement: str, **settings: str) -> str:
         """Return what it answers as text; raise :exc:`OSError` where it does not."""
@@ -204,23 +204,19 @@ def zookeeper(folder: Path) -> Iterator[int]:
     with (folder / "out").open("wb") as out:
         process = subprocess.Popen(command, stdout=out, stderr=out, start_new_session=True)
     try:
-        _wait_for_zookeeper(port)
+        wait_until(lambda: _serves(port))
         yield port
     finally:
         process.kill()
         process.wait()
 
 
-def _wait_for_zookeeper(port: int) -> None:
-    """Wait until it serves: a server of ClickHouse that comes too soon crashes."""
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while time.monotonic() < deadline:
-        with suppress(OSError), socket.create_connection(("127.0.0.1", port), 5) as connection:
-            connection.sendall(b"srvr")
-            if b"Mode: standalone" in connection.recv(4096):
-                return
-        time.sleep(0.02)
-    raise RuntimeError("ZooKeeper does not serve")
+def _serves(port: int) -> bool:
+    """Return whether ZooKeeper does: a server of ClickHouse that comes too soon crashes."""
+    with suppress(OSError), socket.create_connection(("127.0.0.1", port), 5) as connection:
+        connection.sendall(b"srvr")
+        return b"Mode: standalone" in connection.recv(4096)
+    return False
 
 
 def main() -> None:

@@ -41,6 +41,22 @@ VISIT = {
     "host": None,
 }
 UNITS = "visits rejected ignored old skipped".split()
+CADDY_LINE = json.dumps(
+    {
+        "ts": START / 1e6,
+        "msg": "handled request",
+        "request": {
+            "client_ip": "203.0.113.7",
+            "method": "GET",
+            "host": "shop.example",
+            "uri": "/boxes/7?color=red",
+            "headers": {"User-Agent": ["Mozilla/5.0 (X11)"], "X-Forwarded-For": ["198.51.100.1"]},
+        },
+        "duration": 0.25,
+        "size": 2326,
+        "status": 200,
+    }
+)
 
 
 def log_line(

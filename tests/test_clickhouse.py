@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import itertools
+import json
 import sqlite3
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -16,8 +17,10 @@ import clickhouses
 import engines
 import pytest
 from clickhouses import Node
+from commands import command
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from logs_written import GARBAGE, LINE
 from needs import require
 
 from wsgi_tracker import ConfigurationError, Tracker, Visit
@@ -360,3 +363,19 @@ def test_user_agents_are_classified_before_their_first_visit_is_there(storage: S
         for _ in storage.reclassify():
             pass
         assert snapshot.hits(tools) == 10
+
+
+def test_log_is_imported_as_into_sqlite(node: Node, tmp_path: Path) -> None:
+    log = tmp_path / "access.log"
+    log.write_text(LINE + GARBAGE + LINE.replace("/boxes/7", "/start").replace("200 2326", "404 -"))
+    exports = []
+    for database in (str(tmp_path / "visits.db"), engines.url(node, tmp_path / "s", name="logs")):
+        told = command("import", log, "-d", database, "--secret", engines.SECRET)
+        assert told.stdout == "2 visits imported, 1 rejected\n", told.stderr
+        again = command("import", log, "-d", database, "--secret", engines.SECRET, "--json")
+        assert json.loads(again.stdout)["visits"] == 0
+        rows = command("export", "-d", database).stdout.splitlines()
+        exports.append([json.loads(row) | {"cursor": ""} for row in rows])
+
+    assert exports[0] == exports[1]
+    assert [row["status"] for row in exports[0]] == [200, 404]

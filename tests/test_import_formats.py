@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from commands import command
 from logs_written import (
+    CADDY_LINE,
     GARBAGE,
     LINE,
     START,
@@ -26,22 +27,6 @@ from logs_written import (
 )
 
 pytestmark = pytest.mark.once
-CADDY_LINE = json.dumps(
-    {
-        "ts": START / 1e6,
-        "msg": "handled request",
-        "request": {
-            "client_ip": "203.0.113.7",
-            "method": "GET",
-            "host": "shop.example",
-            "uri": "/boxes/7?color=red",
-            "headers": {"User-Agent": ["Mozilla/5.0 (X11)"], "X-Forwarded-For": ["198.51.100.1"]},
-        },
-        "duration": 0.25,
-        "size": 2326,
-        "status": 200,
-    }
-)
 
 
 # Formats.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sqlite3
 import time
 from collections import Counter
@@ -14,6 +13,7 @@ import pytest
 import webtest
 from calls import answering
 from logs_written import (
+    CADDY_LINE,
     LINE,
     START,
     exported,
@@ -28,22 +28,6 @@ from wsgi_tracker import Tracker
 pytestmark = pytest.mark.once
 hello = answering([b"hello"])
 SECRET = "known to nobody else"
-CADDY_LINE = json.dumps(
-    {
-        "ts": START / 1e6,
-        "msg": "handled request",
-        "request": {
-            "client_ip": "203.0.113.7",
-            "method": "GET",
-            "host": "shop.example",
-            "uri": "/boxes/7?color=red",
-            "headers": {"User-Agent": ["Mozilla/5.0 (X11)"], "X-Forwarded-For": ["198.51.100.1"]},
-        },
-        "duration": 0.25,
-        "size": 2326,
-        "status": 200,
-    }
-)
 
 
 # What a line becomes.

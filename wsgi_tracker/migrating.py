@@ -51,7 +51,7 @@ def migrate(source: Storage, target: Storage) -> Iterator[Progress]:
         upto = snapshot.newest_id()
     visits = 0
     while True:
-        yield Progress(visits, 1.0 if last is None and not upto else (last or 0) / upto)
+        yield Progress(visits, (last or 0) / upto if upto else 1.0)
         with source.snapshot(long=True) as snapshot:
             found = snapshot.arrived_visits(Selection(), VISITS_PER_STEP, last, upto)
         if not found:

@@ -15,7 +15,6 @@ from ...errors import ConfigurationError, Outage, StorageError, logger
 from ...period import HOUR
 from .. import (
     ENOUGH_TO_COUNT,
-    FINISHED,
     KeptLines,
     Positions,
     ReadBatch,
@@ -80,9 +79,7 @@ class ClickHouseStorage:
         """See :meth:`wsgi_tracker.storage.Storage.ingest`; the ledger is always durable."""
         self._schema.prepare()
         entry = self._delivery.settle(kept)
-        known = {id: entry.positions[id] for id in segments if id in entry.positions}
-        finished = {id: FINISHED for id in segments if id in entry.finished}
-        batch = read(known | finished)
+        batch = read(entry.positions_of(segments))
         if batch.packed is not None:
             batch.data, batch.packed = unpacked(batch.packed), None
             self._agents.learn(batch.data, all_of_them=True)
@@ -120,9 +117,7 @@ class ClickHouseStorage:
 
     def positions(self, segments: Sequence[str]) -> Positions:
         """See :meth:`wsgi_tracker.storage.Storage.positions`."""
-        entry = self._ledger.entry()
-        known = {id: entry.positions[id] for id in segments if id in entry.positions}
-        return known | {id: FINISHED for id in segments if id in entry.finished}
+        return self._ledger.entry().positions_of(segments)
 
     def facts(self, segments: Sequence[str]) -> StorageFacts:
         """See :meth:`wsgi_tracker.storage.Storage.facts`; counts are those of this host."""
@@ -136,7 +131,7 @@ class ClickHouseStorage:
         only = first if addressed == visits and first == last else None
         return StorageFacts(
             counts=entry.counts,
-            positions=self.positions(segments),
+            positions=entry.positions_of(segments),
             last_ingest=entry.last_ingest,
             ingesting_pid=entry.pid,
             replaced_at=None,

@@ -21,6 +21,7 @@ from ...visit import FIELDS
 from .. import Batch, KeptLines
 from ..lines import load_readable
 from .client import ClickHouseError, Client
+from .deletion import delete
 from .ledger import Entry, Ledger, Sending
 from .literals import bind
 from .schema import Schema
@@ -79,7 +80,7 @@ class Delivery:
         if stored == sending.lines:
             return self._taken(entry, sending)
         if stored:
-            self._delete(sending)
+            delete(self._client, self._schema, "visits", bind(WITHIN, _values(sending)))
         # Under another number: what was deleted must not be taken for what comes.
         return self._begin(entry, sending, Parcel(lines, kept=kept))
 
@@ -167,17 +168,6 @@ class Delivery:
                 raise StorageError(f"{self._client.address} is still storing the batch before")
             time.sleep(LOOK_SECONDS)
         return self._count(sending)
-
-    def _delete(self, sending: Sending) -> None:
-        """Delete what is there of a batch, and wait until it is gone."""
-        where = bind(WITHIN, _values(sending))
-        table = f"{self._schema.own_visits}{self._schema.everywhere}"
-        self._client.run(f"ALTER TABLE {table} DELETE WHERE {where}")
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        while self._count(sending):
-            if time.monotonic() > deadline:
-                raise StorageError(f"{self._client.address} is still deleting half a batch")
-            time.sleep(LOOK_SECONDS)
 
     def _count(self, sending: Sending) -> int:
         return self._ask(f"SELECT count() FROM visits WHERE {WITHIN}", **_values(sending))

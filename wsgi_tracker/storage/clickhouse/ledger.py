@@ -10,12 +10,14 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from ...errors import StorageError
+from .. import FINISHED, Positions
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +54,11 @@ class Entry:
     last_ingest: int | None = None
     pid: int | None = None
     sending: Sending | None = None
+
+    def positions_of(self, segments: Sequence[str]) -> Positions:
+        """Return how far these segments were taken in, of those of which anything was."""
+        known = {id: self.positions[id] for id in segments if id in self.positions}
+        return known | {id: FINISHED for id in segments if id in self.finished}
 
     def with_taken(self, taken: Sending, now_us: int) -> Entry:
         """Return what holds once a batch is there."""

@@ -59,6 +59,10 @@ class Schema:
         """The table that holds visits of one server, where visits are deleted."""
         return "visits_of_shard" if self._cluster else "visits"
 
+    def own(self, table: str) -> str:
+        """Return the table of one server that holds the rows of this one."""
+        return self.own_visits if table == "visits" else table
+
     @property
     def everywhere(self) -> str:
         """What makes a statement one for all servers."""
@@ -98,7 +102,7 @@ class Schema:
             raise StorageError(f"{self._client.address} knows no cluster {self._cluster}")
         return " ".join(f"{shard}:{weight}" for shard, weight in rows)
 
-    def _name(self, table: str) -> str:
+    def name(self, table: str) -> str:
         """Return a table's name as all servers of a cluster know it."""
         return f"{self._client.address.database}.{table}"
 
@@ -112,15 +116,15 @@ class Schema:
             self._make_visits_of_one()
         # What is sent there is read, and forgotten.
         self._client.run(
-            f"CREATE TABLE IF NOT EXISTS {self._name('visits_on_trial')}{self.everywhere} "
-            f"AS {self._name(self.own_visits)} ENGINE = Null"
+            f"CREATE TABLE IF NOT EXISTS {self.name('visits_on_trial')}{self.everywhere} "
+            f"AS {self.name(self.own_visits)} ENGINE = Null"
         )
 
     def _make_visits_of_all(self) -> None:
         database = self._client.address.database
         self._client.run(
-            f"CREATE TABLE IF NOT EXISTS {self._name('visits')}{self.everywhere} "
-            f"AS {self._name(self.own_visits)} ENGINE = "
+            f"CREATE TABLE IF NOT EXISTS {self.name('visits')}{self.everywhere} "
+            f"AS {self.name(self.own_visits)} ENGINE = "
             f"Distributed({self._cluster}, {database}, {self.own_visits}, {SHARD})"
         )
 
@@ -152,7 +156,7 @@ class Schema:
             engine = f"ReplicatedMergeTree({place}, {replica})"
             settings = f"replicated_deduplication_window = {WINDOW}"
         self._client.run(
-            f"CREATE TABLE IF NOT EXISTS {self._name(name)}{self.everywhere} ({columns}) ENGINE = {engine} "
+            f"CREATE TABLE IF NOT EXISTS {self.name(name)}{self.everywhere} ({columns}) ENGINE = {engine} "
             + (f"PARTITION BY {partition} " if partition else "")
             + f"ORDER BY {order}"
             + (f" SETTINGS {settings}" if settings else "")

@@ -6,25 +6,19 @@ write the parts that hold them anew.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 
-from ...errors import StorageError
 from ...period import DAY, Granularity, bucket_start, next_bucket
 from .client import Client
+from .deletion import alter, delete
 from .literals import literal
 from .schema import MONTH, Schema
 from .settings import Settings
 
 INTERVAL = DAY // 24  # between two purges
 LONGEST_LEAP = 2 * DAY  # of a clock that is believed
-PATIENCE_SECONDS = 600.0
-LOOK_SECONDS = 0.05
 MONTHS = f"""
 SELECT {MONTH} AS month, min(timestamp) FROM visits WHERE timestamp < {{floor}} GROUP BY month"""
-RUNNING = """
-SELECT count() FROM system.mutations
-WHERE database = currentDatabase() AND table = {table} AND NOT is_done"""
 
 
 class Upkeep:
@@ -71,9 +65,9 @@ class Upkeep:
         for month, oldest in self._client.rows(MONTHS.replace("{floor}", literal(floor))):
             start = bucket_start(Granularity.MONTH, oldest)
             if next_bucket(Granularity.MONTH, start) <= floor:
-                self._alter("visits", f"DROP PARTITION {int(month)}")
+                alter(self._client, self._schema, "visits", f"DROP PARTITION {int(month)}")
             elif before is not None or floor // DAY * DAY > oldest:
-                self._delete("visits", f"timestamp < {literal(floor)}")
+                delete(self._client, self._schema, "visits", f"timestamp < {literal(floor)}")
             yield
 
     def forget(self, user_hash: str) -> int:
@@ -81,33 +75,15 @@ class Upkeep:
         of_user = f"user_hash = {literal(user_hash)}"
         ((visits,),) = self._client.rows(f"SELECT count() FROM visits WHERE {of_user}")
         agents = self._agents(of_user)
-        self._delete("visits", of_user)
+        delete(self._client, self._schema, "visits", of_user)
         if agents:
             others = self._agents(f"user_agent IN ({literal(sorted(agents))})")
             if gone := sorted(agents - others):
-                self._delete("user_agents", f"user_agent IN ({literal(gone)})")
+                delete(
+                    self._client, self._schema, "user_agents", f"user_agent IN ({literal(gone)})"
+                )
         return int(visits)
 
     def _agents(self, where: str) -> set[str]:
         rows = self._client.rows(f"SELECT DISTINCT user_agent FROM visits WHERE {where}")
         return {agent for (agent,) in rows if agent is not None}
-
-    def _delete(self, table: str, where: str) -> None:
-        """Delete rows, and wait until they are gone."""
-        # Old servers also delete what is neither so nor not so, as of nobody.
-        self._alter(table, f"DELETE WHERE ifNull({where}, 0)")
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        running = RUNNING.replace("{table}", literal(self._own(table)))
-        left = f"SELECT count() FROM {table} WHERE {where}"
-        while self._client.rows(running)[0][0] or self._client.rows(left)[0][0]:
-            if time.monotonic() > deadline:
-                raise StorageError(f"{self._client.address} is still deleting: ask again later")
-            time.sleep(LOOK_SECONDS)
-
-    def _alter(self, table: str, what: str) -> None:
-        database = self._client.address.database
-        name = f"{database}.{self._own(table)}{self._schema.everywhere}"
-        self._client.run(f"ALTER TABLE {name} {what}")
-
-    def _own(self, table: str) -> str:
-        return self._schema.own_visits if table == "visits" else table
