@@ -33,6 +33,7 @@ from wsgi_tracker.cli.source import DatabaseSource
 from wsgi_tracker.migrating import migrate
 from wsgi_tracker.storage import Storage
 from wsgi_tracker.storage.address import Address, locate
+from wsgi_tracker.storage.clickhouse.literals import bind
 
 PAST = [
     "stats?start={start}&end={end}&include=status,latency",
@@ -40,7 +41,7 @@ PAST = [
     "breakdown?by=referer_host&start={start}&end={end}",
     "breakdown?by=browser&start={start}&end={end}",
 ]
-SIZE = "SELECT sum(bytes), sum(rows) FROM {parts} WHERE database = currentDatabase() AND active"
+SIZE = "SELECT sum(bytes), sum(rows) FROM {parts} WHERE database = {database} AND active"
 
 
 class Timed:
@@ -75,7 +76,8 @@ def bytes_per_visit(backend: Backend, place: Path | Address, rows: int) -> float
         return place.stat().st_size / rows
     client = backend.storage._client  # type: ignore[attr-defined]
     parts = f"cluster('{place.cluster}', system, parts)" if place.cluster else "system.parts"
-    ((size, stored),) = client.rows(SIZE.replace("{parts}", parts))
+    statement = SIZE.replace("{parts}", parts)
+    ((size, stored),) = client.rows(bind(statement, {"database": place.database}))
     return float(size / stored)
 
 
@@ -120,6 +122,8 @@ def run(database: Path, scratch: Path, options: argparse.Namespace) -> None:
         for name, place in places.items():
             backends[name] = Backend(place, settings={}, ingest=False, query_timeout_seconds=600)
             closing.callback(backends[name].close)
+        for _ in backends["SQLite"].storage.reclassify():
+            pass  # by what the others are classified by
         for name, backend in list(backends.items())[1:]:
             visits, seconds = fill(backends["SQLite"], backend)
             print(f"{name}: {visits:,} visits at {visits / seconds:,.0f} a second", flush=True)

@@ -28,7 +28,7 @@ import common
 import ingest
 
 from wsgi_tracker import open_storage
-from wsgi_tracker.storage.purge import phases
+from wsgi_tracker.storage.sqlite.purge import phases
 
 WRITER_PAUSE_SECONDS = 0.01
 WRITER_VISITS = 10

@@ -51,8 +51,8 @@ import paced
 from wsgi_tracker import open_storage
 from wsgi_tracker.period import PERIODS, TREND_PERIODS, Granularity, window_start
 from wsgi_tracker.selection import BREAKDOWNS, Selection
-from wsgi_tracker.storage import counted, raw
-from wsgi_tracker.storage.counters import read_state
+from wsgi_tracker.storage.sqlite import counted, raw
+from wsgi_tracker.storage.sqlite.counters import read_state
 
 GOAL_MS, GOAL_MS_OF_LARGE, GOAL_MS_OF_HOURS = 15, 25, 400
 LARGE = 50_000_000

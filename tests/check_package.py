@@ -35,7 +35,7 @@ def main() -> None:
     installed = importlib.metadata.distribution("wsgi-tracker")
     assert "site-packages" in str(package), f"tested is the checkout: {package}"
     assert package.joinpath("py.typed").is_file()
-    assert package.joinpath("storage/schema.sql").is_file()
+    assert package.joinpath("storage/sqlite/schema.sql").is_file()
     assert package.joinpath("integrations/django.py").is_file()
     assert all(package.joinpath("dashboard", name).is_file() for name in NAMES)
     assert installed.version == wsgi_tracker.__version__

@@ -13,7 +13,9 @@ import webtest
 from wsgi_tracker import Tracker
 
 # Helpers stand beside the tests; importlib mode puts nothing on the path by itself.
-sys.path[:0] = [str(Path(__file__).parent / folder) for folder in ("", "faults", "browser")]
+sys.path[:0] = [
+    str(Path(__file__).parent / folder) for folder in ("", "faults", "browser", "clickhouse")
+]
 
 
 from engines import ENGINES, running  # noqa: E402 - found by that path

@@ -12,9 +12,10 @@ from typing import Any
 from wsgi_tracker import Visit, open_storage
 from wsgi_tracker.period import HOUR, Granularity, load_zone
 from wsgi_tracker.selection import Selection, of_class
-from wsgi_tracker.storage import Batch, Positions, Storage, counted, raw
-from wsgi_tracker.storage.counters import State, read_state
-from wsgi_tracker.storage.purge import first_shown, phases_for_user
+from wsgi_tracker.storage import Batch, Positions, Storage
+from wsgi_tracker.storage.sqlite import counted, raw
+from wsgi_tracker.storage.sqlite.counters import State, read_state
+from wsgi_tracker.storage.sqlite.purge import first_shown, phases_for_user
 
 BEGIN = 1_729_814_400_000_000  # 2024-10-25, two days before clocks change in Europe
 # All visitors, the classes of those that test_counters.py has, and one that nobody is of.

@@ -14,7 +14,7 @@ import pytest
 import webtest
 from counting import BEGIN, visit
 from hosts import Host
-from test_recount import NOW, micro, reporting
+from recount import NOW, micro, reporting
 
 from wsgi_tracker import ConfigurationError, Tracker
 from wsgi_tracker.errors import TooManyQuestionsError
@@ -497,7 +497,7 @@ def test_question_for_a_newer_answer_is_answered(client: Client) -> None:
 def test_report_that_turns_out_to_be_long_takes_a_long_slot(
     host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("wsgi_tracker.storage.snapshot.FEW_UNCOUNTED", 0)
+    monkeypatch.setattr("wsgi_tracker.storage.sqlite.snapshot.FEW_UNCOUNTED", 0)
     host.segment(visit(BEGIN).line())
     host.ingest()
     host.hits()

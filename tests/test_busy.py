@@ -18,7 +18,7 @@ import pytest
 import webtest
 
 from wsgi_tracker import Tracker
-from wsgi_tracker.storage.pool import PooledConnection
+from wsgi_tracker.storage.sqlite.pool import PooledConnection
 
 PATIENCE_SECONDS = 30
 SUMMARY = "/api/tracking/summary"

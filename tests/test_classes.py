@@ -20,7 +20,7 @@ from wsgi_tracker import Tracker, Visit, agents, open_storage
 from wsgi_tracker.agents import CLASSES, Agent, data_version, load_classifier
 from wsgi_tracker.errors import ConfigurationError
 from wsgi_tracker.period import Granularity
-from wsgi_tracker.storage import classes
+from wsgi_tracker.storage.sqlite import classes
 
 Client = Callable[..., webtest.TestApp]
 BEGIN = 1_755_081_000_000_000

@@ -17,7 +17,7 @@ import webtest
 
 import wsgi_tracker
 from wsgi_tracker import ConfigurationError, Tracker, TrackerError, open_storage, wrap
-from wsgi_tracker.storage.schema import SCHEMA_VERSION
+from wsgi_tracker.storage.sqlite.schema import SCHEMA_VERSION
 
 
 def hello(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:

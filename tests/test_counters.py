@@ -22,8 +22,8 @@ from wsgi_tracker.period import (
     bucket_start,
 )
 from wsgi_tracker.selection import Selection
-from wsgi_tracker.storage import counted, counters, counting, purge, raw, uncount
-from wsgi_tracker.storage.purge import phases_for_user
+from wsgi_tracker.storage.sqlite import counted, counters, counting, purge, raw, uncount
+from wsgi_tracker.storage.sqlite.purge import phases_for_user
 
 pytestmark = pytest.mark.once
 

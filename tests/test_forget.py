@@ -17,7 +17,7 @@ from calls import environ, lines, serve
 
 from wsgi_tracker import Tracker
 from wsgi_tracker.errors import ConfigurationError, StorageError
-from wsgi_tracker.storage.purge import Sweep
+from wsgi_tracker.storage.sqlite.purge import Sweep
 
 pytestmark = pytest.mark.once
 
@@ -209,7 +209,7 @@ def test_nobody_is_forgotten_while_visits_wait(
 def test_reader_that_never_ends_is_said(
     tracked: Tracked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("wsgi_tracker.storage.database.LOG_PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr("wsgi_tracker.storage.sqlite.database.LOG_PATIENCE_SECONDS", 0.0)
     tracker = tracked(require_token=False)
     visit(tracker, 100)
     gone = lines(tmp_path)[0]["user_hash"]

@@ -14,7 +14,7 @@ import json, os, sqlite3, sys, threading
 from pathlib import Path
 from wsgi_tracker import process
 from wsgi_tracker.hostlock import HostLock
-from wsgi_tracker.storage.pool import ConnectionPool, PooledConnection
+from wsgi_tracker.storage.sqlite.pool import ConnectionPool, PooledConnection
 
 folder = Path(sys.argv[1])
 database = folder / "pool.db"

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from wsgi_tracker import Tracker
-from wsgi_tracker.storage.pool import PooledConnection
+from wsgi_tracker.storage.sqlite.pool import PooledConnection
 
 PREFIX = "/api/tracking"
 # And what each cannot do without.

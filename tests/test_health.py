@@ -20,7 +20,7 @@ from waiting import wait_until
 from wsgi_tracker import Tracker, Visit
 from wsgi_tracker.errors import StorageError
 from wsgi_tracker.segments import SUFFIX, counts_line, header
-from wsgi_tracker.storage.schema import SCHEMA_VERSION
+from wsgi_tracker.storage.sqlite.schema import SCHEMA_VERSION
 
 Client = Callable[..., webtest.TestApp]
 HEALTH = "/api/tracking/health"
@@ -49,7 +49,7 @@ def offered(health: dict[str, Any]) -> int:
 
 
 def test_health_is_what_the_manual_lists(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("wsgi_tracker.storage.intake.time.time_ns", lambda: NOW)
+    monkeypatch.setattr("wsgi_tracker.storage.sqlite.intake.time.time_ns", lambda: NOW)
     app = client()
     for _ in range(3):
         app.get("/")
@@ -454,7 +454,7 @@ def test_health_is_answered_while_a_batch_is_stored(
         storing.set()
         go_on.wait(30)
 
-    monkeypatch.setattr("wsgi_tracker.storage.intake._note_ingest", wait)
+    monkeypatch.setattr("wsgi_tracker.storage.sqlite.intake._note_ingest", wait)
     thread = threading.Thread(target=app.app._backend.ingester.run_once)
     thread.start()
     assert storing.wait(30)

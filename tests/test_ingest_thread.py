@@ -30,7 +30,8 @@ from wsgi_tracker.ingest_thread import (
 from wsgi_tracker.own_segment import LOOK_BYTES
 from wsgi_tracker.process import new_lock
 from wsgi_tracker.retention import Retention
-from wsgi_tracker.storage import ENOUGH_TO_COUNT, counters
+from wsgi_tracker.storage import ENOUGH_TO_COUNT
+from wsgi_tracker.storage.sqlite import counters
 
 
 class AfterIngest(BeforeIngest):

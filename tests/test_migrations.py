@@ -16,14 +16,15 @@ from typing import Any
 import pytest
 import webtest
 from counting import look, only
-from test_recount import count_stats, count_summary, count_trends
+from recount import count_stats, count_summary, count_trends
 
 from wsgi_tracker import Tracker, Visit, open_storage
 from wsgi_tracker.errors import StorageError
 from wsgi_tracker.period import DAY, Granularity
 from wsgi_tracker.selection import Selection
-from wsgi_tracker.storage import Batch, Storage, migrations
-from wsgi_tracker.storage.schema import SCHEMA_VERSION
+from wsgi_tracker.storage import Batch, Storage
+from wsgi_tracker.storage.sqlite import migrations
+from wsgi_tracker.storage.sqlite.schema import SCHEMA_VERSION
 
 SCHEMAS = Path(__file__).parent / "schemas"
 EARLIER = sorted(int(path.stem) for path in SCHEMAS.glob("*.sql"))
@@ -185,7 +186,7 @@ KILLED = """
 import os, signal, sys
 from contextlib import contextmanager
 from wsgi_tracker import open_storage
-from wsgi_tracker.storage import migrations
+from wsgi_tracker.storage.sqlite import migrations
 
 transaction = migrations.transaction
 

@@ -22,9 +22,9 @@ from wsgi_tracker.period import DAY, HOUR, Granularity, bucket_start
 from wsgi_tracker.reports import Outcomes
 from wsgi_tracker.selection import Selection
 from wsgi_tracker.storage import NotIngestedError
-from wsgi_tracker.storage.counters import read_state
-from wsgi_tracker.storage.outcome_reports import of_all, of_endpoints
-from wsgi_tracker.storage.outcomes import latency_of
+from wsgi_tracker.storage.sqlite.counters import read_state
+from wsgi_tracker.storage.sqlite.outcome_reports import of_all, of_endpoints
+from wsgi_tracker.storage.sqlite.outcomes import latency_of
 
 pytestmark = pytest.mark.once
 

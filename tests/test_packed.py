@@ -11,7 +11,8 @@ from counting import look
 from wsgi_tracker import Visit, open_storage
 from wsgi_tracker.logvisits import Pack, StoredVisits
 from wsgi_tracker.selection import Selection
-from wsgi_tracker.storage import Batch, Storage, classes
+from wsgi_tracker.storage import Batch, Storage
+from wsgi_tracker.storage.sqlite import classes
 
 BEGIN = 1_755_000_000_000_000
 

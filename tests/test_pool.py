@@ -20,8 +20,8 @@ from calls import ASKING
 
 from wsgi_tracker import Tracker, open_storage
 from wsgi_tracker.errors import PoolTimeoutError
-from wsgi_tracker.storage import pool as pool_module
-from wsgi_tracker.storage.pool import ConnectionPool, PooledConnection
+from wsgi_tracker.storage.sqlite import pool as pool_module
+from wsgi_tracker.storage.sqlite.pool import ConnectionPool, PooledConnection
 
 PATIENCE_SECONDS = 30
 Client = Callable[..., webtest.TestApp]
@@ -361,7 +361,7 @@ for _ in range(10):
     ask("/parent")
 assert hits() == 10
 if used == "in use":
-    import wsgi_tracker.storage.pool as pool
+    import wsgi_tracker.storage.sqlite.pool as pool
     pool.FORK_PATIENCE_SECONDS = 0.05
     lent, done = threading.Event(), threading.Event()
     def use():

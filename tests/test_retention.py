@@ -19,7 +19,7 @@ import webtest
 from counting import look
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_recount import count_stats, count_summary, count_trends
+from recount import count_stats, count_summary, count_trends
 
 from wsgi_tracker import Tracker, Visit, open_storage
 from wsgi_tracker.errors import ConfigurationError, StorageError
@@ -29,8 +29,8 @@ from wsgi_tracker.period import DAY, HOUR, Granularity
 from wsgi_tracker.retention import Retention
 from wsgi_tracker.selection import Selection
 from wsgi_tracker.storage import Batch, Storage
-from wsgi_tracker.storage import purge as steps
-from wsgi_tracker.storage.schema import transaction
+from wsgi_tracker.storage.sqlite import purge as steps
+from wsgi_tracker.storage.sqlite.schema import transaction
 
 pytestmark = pytest.mark.once
 

@@ -22,8 +22,8 @@ from hosts import GOOD, OTHER, Host, many
 from wsgi_tracker import Tracker, open_storage
 from wsgi_tracker.errors import StorageError
 from wsgi_tracker.segments import SUFFIX, header
-from wsgi_tracker.storage import schema
-from wsgi_tracker.storage.schema import SCHEMA_VERSION
+from wsgi_tracker.storage.sqlite import schema
+from wsgi_tracker.storage.sqlite.schema import SCHEMA_VERSION
 
 PATIENCE_SECONDS = 30
 
@@ -213,7 +213,7 @@ def test_commit_that_fails_stores_nothing_and_the_next_stores_all(
     def fail(*args: Any) -> None:
         raise sqlite3.OperationalError("database or disk is full")
 
-    monkeypatch.setattr("wsgi_tracker.storage.intake._add_counts", fail)
+    monkeypatch.setattr("wsgi_tracker.storage.sqlite.intake._add_counts", fail)
     with pytest.raises(StorageError, match="disk is full"):
         host.ingest()
     after_failure = (host.hits(), len(host.segments()), host.storage.positions([segment.stem]))
@@ -233,7 +233,7 @@ def test_commit_that_fails_for_long_keeps_a_rejected_line_once(
     def fail(*args: Any) -> None:
         raise sqlite3.OperationalError("database or disk is full")
 
-    monkeypatch.setattr("wsgi_tracker.storage.intake._add_counts", fail)
+    monkeypatch.setattr("wsgi_tracker.storage.sqlite.intake._add_counts", fail)
     for _ in range(3):
         assert not host.ingester.wake()
     monkeypatch.undo()

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 import time
 from collections.abc import Callable
 
 logger = logging.getLogger("wsgi_tracker")
 SAME_SECONDS = 60.0
+NUMBER = re.compile(r"\d+")
 
 
 class TrackerError(Exception):
@@ -76,16 +78,17 @@ class Outage:
         self.known = ""  # the last fault, as it was logged; empty when there is none
 
     def report(self, problem: str) -> None:
-        """Log ``problem`` unless it is known; its text tells it apart.
+        """Log ``problem`` unless it is known; its text without numbers tells it apart.
 
         Within a minute of the last line it is taken for the same outage: a disk that is full or
         read-only fails in more ways than one.
         """
-        if not self._goes_on(problem) and self._begins(problem):
+        kind = NUMBER.sub("#", problem)
+        if not self._goes_on(kind) and self._begins(kind):
             self._log(problem)
 
-    def _goes_on(self, problem: str) -> bool:
-        another = bool(self._met) and problem not in self._met
+    def _goes_on(self, kind: str) -> bool:
+        another = bool(self._met) and kind not in self._met
         return another and self._clock() - self._logged_at < SAME_SECONDS
 
     def report_bug(self, error: BaseException) -> None:

@@ -45,7 +45,12 @@ def tracked(wrapped: WSGIApplication = answer) -> WSGIApplication:
     """Track ``wrapped``, and say in every answer, a report too, which process it is from."""
     # Not so small that a free machine fills it before the next pass of ingest: that would drop visits.
     spool_bytes = int(os.environ.get("FAULTS_SPOOL_BYTES", 16 << 20))
-    tracker = Tracker(wrapped, os.environ["FAULTS_DATABASE"], max_spool_bytes=spool_bytes)
+    tracker = Tracker(
+        wrapped,
+        os.environ["FAULTS_DATABASE"],
+        max_spool_bytes=spool_bytes,
+        secret=os.environ.get("FAULTS_SECRET"),
+    )
 
     def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         def named(status: str, headers: list[tuple[str, str]], *exc_info: Any) -> Any:

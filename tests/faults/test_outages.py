@@ -30,7 +30,7 @@ from watched import (
 from werkzeug.test import Client
 
 from wsgi_tracker import Tracker, open_storage
-from wsgi_tracker.storage.schema import SCHEMA_VERSION
+from wsgi_tracker.storage.sqlite.schema import SCHEMA_VERSION
 
 Begin = Callable[[Path], AbstractContextManager[None]]
 

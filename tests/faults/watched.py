@@ -6,7 +6,7 @@ import os
 import re
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,17 +20,24 @@ WAITS = "visits wait in the spool: "
 
 
 @contextmanager
-def server(database: Path, spool_bytes: int = 64 << 20) -> Iterator[Server]:
-    """Serve the application that is tracked in ``database``."""
+def server(
+    database: Path | str,
+    spool_bytes: int = 64 << 20,
+    *,
+    folder: Path | None = None,
+    environ: Mapping[str, str] | None = None,
+) -> Iterator[Server]:
+    """Serve the application that is tracked in ``database``, whose folder is meant if none is given."""
     with gunicorn(
         "faultapp:tracked()",
-        folder=database.parent,
+        folder=folder or Path(database).parent,
         options=["--workers", str(WORKERS), "--worker-class", "gthread", "--threads", "4"],
         python_path=[Path(__file__).parent],
         environ={
             "FAULTS_DATABASE": str(database),
             "FAULTS_SPOOL_BYTES": str(spool_bytes),
             "PYTHONDEVMODE": "",
+            **(environ or {}),
         },
     ) as running:
         yield running

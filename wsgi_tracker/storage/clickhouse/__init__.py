@@ -27,7 +27,8 @@ from .agents import Agents
 from .client import Client
 from .delivery import Delivery
 from .ledger import Ledger
-from .literals import literal
+from .literals import bind, literal
+from .replicas import Replicas
 from .schema import Schema
 from .settings import Settings
 from .snapshot import ClickHouseSnapshot, refuse_unread
@@ -38,8 +39,7 @@ SELECT count(), uniqExact(user_agent), count(ip_address), min(ip_address), max(i
     SELECT user_hash, user_agent, ip_address FROM visits WHERE timestamp >= {start}
     AND isNotNull(user_hash) ORDER BY timestamp DESC LIMIT 1000)"""
 SIZE = """
-SELECT sum(bytes) FROM system.parts
-WHERE database = currentDatabase() AND table = {table} AND active"""
+SELECT sum(bytes) FROM {parts} WHERE database = {database} AND table = {table} AND active"""
 SCHEMA = 1
 
 
@@ -65,6 +65,7 @@ class ClickHouseStorage:
         self._ledger = Ledger(address.spool, str(address))
         self._delivery = Delivery(self._client, self._schema, self._ledger, clock)
         self._agents = Agents(self._client, clock)
+        self._replicas = Replicas(self._client, self._schema)
         self._settings = Settings(self._client, clock)
         self._upkeep = Upkeep(self._client, self._schema, self._settings, clock)
 
@@ -127,7 +128,6 @@ class ClickHouseStorage:
         ((visits, agents, addressed, first, last),) = self._client.rows(
             NEWEST.replace("{start}", start)
         )
-        size = SIZE.replace("{table}", literal(self._schema.own_visits))
         only = first if addressed == visits and first == last else None
         return StorageFacts(
             counts=entry.counts,
@@ -135,7 +135,7 @@ class ClickHouseStorage:
             last_ingest=entry.last_ingest,
             ingesting_pid=entry.pid,
             replaced_at=None,
-            size_bytes=int(self._client.rows(size)[0][0]),
+            size_bytes=self._size_bytes(),
             is_readable_by_others=False,
             schema=SCHEMA,
             retention_days=self._settings.number("retention_days") or 0,
@@ -145,6 +145,12 @@ class ClickHouseStorage:
             newest_user_agents=agents or 0,
             only_address=only if addressed else "",
         )
+
+    def _size_bytes(self) -> int:
+        """Return the size of all visits, each shard's counted once."""
+        names = {"table": self._schema.own_visits, "database": self._client.address.database}
+        statement = bind(SIZE.replace("{parts}", self._schema.parts), names)
+        return int(self._client.rows(statement)[0][0])
 
     def secret(self) -> bytes:
         """See :meth:`wsgi_tracker.storage.Storage.secret`: no transaction could claim one."""
@@ -172,6 +178,7 @@ class ClickHouseStorage:
         """See :meth:`wsgi_tracker.storage.Storage.snapshot`."""
         refuse_unread(unread)
         self._schema.prepare()
+        self._replicas.await_whole()
         yield ClickHouseSnapshot(self._client, self._settings, self._clock())
 
     def set_retention(self, days: int) -> None:

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from urllib3 import PoolManager
 
 CONNECT_SECONDS = 3.0
-SEND_SECONDS = 60.0  # a server that is busy merging may take its time
+RUN_SECONDS = 60.0  # servers of a cluster wait for each other
+SEND_SECONDS = 10.0  # a report may be behind it; what takes longer goes on, and is not stored again
 CONNECTIONS = 8
 # Rows as arrays, whole numbers as such; nothing is sent before it is known whether all goes well.
 READING: dict[str, str | int] = {
@@ -26,12 +27,11 @@ READING: dict[str, str | int] = {
     "wait_end_of_query": "1",
 }
 # All ask, and send to, the same replica of a shard, as the others have what it took in a moment
-# later; where it is down, another one answers unless it is behind.
+# later; where it is down, or comes back and lacks much, another one.
 REPLICAS = {
     "load_balancing": "in_order",
     "prefer_localhost_replica": 0,
-    "max_replica_delay_for_distributed_queries": 1,
-    "fallback_to_stale_replicas_for_distributed_queries": 0,
+    "max_replica_delay_for_distributed_queries": 5,
 }
 TIMEOUT_EXCEEDED = 159
 REFUSED = {192, 193, 194, 291, 497, 516}  # unknown user, wrong or required password, no grant
@@ -74,21 +74,23 @@ class Client:
         try:
             found: list[Any] = json.loads(body)["data"]
         except (ValueError, KeyError, TypeError) as error:
-            raise StorageError(f"{self.address} answers what is no ClickHouse's answer") from error
+            raise self._stranger() from error
         return found
 
     def run(self, statement: str, **settings: str | int | float) -> None:
         """Run a statement that has no rows."""
-        self._post(statement.encode(), settings, seconds=SEND_SECONDS)
+        self._post(statement.encode(), settings, seconds=RUN_SECONDS)
 
     def insert(self, statement: str, data: bytes, **settings: str | int | float) -> None:
         """Send data, which is compressed by gzip, behind the statement that takes it."""
-        self._post(
+        answer = self._post(
             data,
             {"query": statement, **settings},
             seconds=SEND_SECONDS,
             headers={"Content-Encoding": "gzip"},
         )
+        if answer:  # of something that took nothing in
+            raise self._stranger()
 
     def _post(
         self,
@@ -142,6 +144,9 @@ class Client:
             # Its text may name the user, and says no more.
             return ClickHouseError(f"{self.address} refuses user or password", code)
         return ClickHouseError(f"{self.address} answers {status}: {text[:300]}", code)
+
+    def _stranger(self) -> StorageError:
+        return StorageError(f"{self.address} answers what is no ClickHouse's answer")
 
     def close(self) -> None:
         """Close all connections; may be called twice, and used again afterwards."""

@@ -1,8 +1,9 @@
 """Deliver batches to ClickHouse, each exactly once, whoever dies in between.
 
 A batch is written down, with its bytes, before it is sent, and sent again until the server has it:
-the same bytes, as one block, so that the server knows those that come again. Where it cannot, or
-the cluster would split them another way than before, it is asked what of the batch it has.
+the same bytes, as one block, so that the server knows those that come again. Where it cannot, as it
+is old or has had many blocks since, or the cluster would split them another way than before, it is
+asked what of the batch it has.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from dataclasses import dataclass, replace
 from platform import node
 
 from ...errors import StorageError
+from ...period import SECOND
 from ...visit import FIELDS
 from .. import Batch, KeptLines
 from ..lines import load_readable
@@ -29,6 +31,7 @@ from .schema import Schema
 LEVEL = 1  # of gzip: who takes in visits must not wait for it
 PATIENCE_SECONDS = 30.0  # for a server that goes on with what nobody waits for any more
 LOOK_SECONDS = 0.05
+KNOWN_SECONDS = 60  # for which a server surely knows a block, among those of all hosts
 START = b'{"timestamp":'
 TIMESTAMP = re.compile(START + rb"(\d+)")
 # Behind a colon, only a name stands in quotes: so each line has each of them, once.
@@ -74,15 +77,23 @@ class Delivery:
         if sending is None:
             return entry
         lines = gzip.decompress(data).replace(_mark(sending.batch), START)
-        if self._schema.refuses_repeats and sending.layout == self._schema.layout():
+        self._await_end(sending)
+        if self._is_known(sending):
             return self._send(entry, sending, Parcel(lines, kept=kept), data)
-        stored = self._stored(sending)
+        stored = self._count(sending)
         if stored == sending.lines:
             return self._taken(entry, sending)
         if stored:
             delete(self._client, self._schema, "visits", bind(WITHIN, _values(sending)))
         # Under another number: what was deleted must not be taken for what comes.
         return self._begin(entry, sending, Parcel(lines, kept=kept))
+
+    def _is_known(self, sending: Sending) -> bool:
+        """Return whether servers will refuse what they have of a batch if it comes again."""
+        age = self._clock() - (sending.batch >> 12)
+        if not self._schema.refuses_repeats or not 0 <= age < KNOWN_SECONDS * SECOND:
+            return False
+        return sending.layout == self._schema.layout()
 
     def deliver(self, entry: Entry, batch: Batch, kept: KeptLines) -> Entry:
         """Send what a batch holds; return what holds once it is there."""
@@ -160,16 +171,16 @@ class Delivery:
         self._ledger.write(entry)
         return entry
 
-    def _stored(self, sending: Sending) -> int:
-        """Return how many visits of a batch are there, once nobody is storing it any more."""
+    def _await_end(self, sending: Sending) -> None:
+        """Wait until a server stores nothing of a batch any more that was cut off."""
         deadline = time.monotonic() + PATIENCE_SECONDS
         while self._ask(IS_RUNNING, query=_query(sending)):
             if time.monotonic() > deadline:
                 raise StorageError(f"{self._client.address} is still storing the batch before")
             time.sleep(LOOK_SECONDS)
-        return self._count(sending)
 
     def _count(self, sending: Sending) -> int:
+        """Return how many visits of a batch are there."""
         return self._ask(f"SELECT count() FROM visits WHERE {WITHIN}", **_values(sending))
 
     def _ask(self, statement: str, **values: str | int) -> int:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from bisect import bisect
 from collections import Counter, defaultdict
 from dataclasses import dataclass, replace
 from datetime import tzinfo
 from typing import Any
 
+from ...latency import BOUNDS, PER_DOUBLING, UNKNOWN
 from ...period import DAY, IDLE, Granularity, bucket_label, bucket_start, next_bucket
 from ...reports import (
     Breakdown,
@@ -18,7 +20,6 @@ from ...reports import (
     TrendBucket,
 )
 from ...selection import Selection
-from ..outcomes import latency_of
 from .client import Client
 from .conditions import AGENTS, OF_AGENTS, column, where
 from .zones import bucket_key
@@ -34,8 +35,12 @@ SELECT {bucket} AS bucket, min(timestamp), max(timestamp), count(), ifNull(uniqE
     uniqExact(endpoint) FROM visits WHERE {where} GROUP BY bucket"""
 BUCKET = """
 SELECT count(), ifNull(uniqExact(user_hash), 0), uniqExact(endpoint) FROM visits WHERE {where}"""
+# The number of a power of 2 ** (1/4), the greatest that is no more than a latency when both are
+# rounded: a half more tells the same, as no power is just between two numbers.
+POWER = f"toInt16(floor({PER_DOUBLING} * log2(greatest(duration_us, 1) + 0.5)))"
+LATENCY = f"if(isNull(duration_us), {UNKNOWN}, {POWER})"
 OUTCOMES = f"""
-SELECT {{key}}, intDiv(ifNull(status, 0), 100) AS status_class, {latency_of("duration_us")} AS latency,
+SELECT {{key}}, intDiv(ifNull(status, 0), 100) AS status_class, {LATENCY} AS latency,
     count(), sum(ifNull(bytes_sent, 0)) FROM visits WHERE {{where}} GROUP BY key, status_class, latency"""
 COUNT = "SELECT count() FROM visits WHERE {where}"
 USERS = "SELECT ifNull(uniqExact(user_hash), 0) FROM visits WHERE {where}"
@@ -194,6 +199,15 @@ def _within(selection: Selection, granularity: Granularity, bucket: int, zone: t
 
 def _outcomes(client: Client, selection: Selection, key: str) -> dict[Any, Outcomes]:
     found: dict[Any, Outcomes] = defaultdict(Outcomes)
-    for group, *row in _ask(client, OUTCOMES, selection, key=f"{key} AS key"):
-        found[tuple(group) if isinstance(group, list) else group].add(*row)
+    rows = _ask(client, OUTCOMES, selection, key=f"{key} AS key")
+    for group, status_class, latency, *figures in rows:
+        outcomes = found[tuple(group) if isinstance(group, list) else group]
+        outcomes.add(status_class, bucket_of(latency), *figures)
     return dict(found)
+
+
+def bucket_of(power: int) -> int:
+    """Return the number of the bucket of latencies from that power on."""
+    if power == UNKNOWN:
+        return UNKNOWN
+    return bisect(BOUNDS, round(2 ** (power / PER_DOUBLING))) - 1

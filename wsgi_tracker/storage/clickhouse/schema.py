@@ -6,12 +6,17 @@ from all others by its batch and its row within it.
 
 from __future__ import annotations
 
+import time
+
 from ...errors import StorageError
 from ...visit import FIELDS, TEXT_FIELDS
 from .client import ClickHouseError, Client
 from .literals import literal
 
 UNKNOWN_DATABASE = 81
+REPLICAS_ARE_STALE = 369
+PATIENCE_SECONDS = 10.0
+LOOK_SECONDS = 0.05
 WINDOW = 10_000  # blocks among which a server finds one that comes again
 REQUIRED = ("timestamp", "method", "endpoint")
 
@@ -68,6 +73,11 @@ class Schema:
         """What makes a statement one for all servers."""
         return f" ON CLUSTER {self._cluster}" if self._cluster else ""
 
+    @property
+    def parts(self) -> str:
+        """What lists the parts of tables, of one replica of each shard."""
+        return f"cluster({self._cluster}, system, parts)" if self._cluster else "system.parts"
+
     def prepare(self) -> None:
         """Make what is missing; once in a process, if it goes well."""
         if self._is_ready:
@@ -75,6 +85,7 @@ class Schema:
         made = self._made()
         if not made.keys() >= self._tables:
             self._make()
+            self._await_replicas()
             made = self._made()
         # One server refuses what it has already if it was told to; a cluster always does.
         self.refuses_repeats = bool(self._cluster) or DEDUPLICATION in made["visits"]
@@ -137,6 +148,18 @@ class Schema:
                 raise
             self._make_table("visits", VISITS, ORDER, partition=MONTH)  # it is older than that
 
+    def _await_replicas(self) -> None:
+        """Wait until replicas that were just made know that they lack nothing."""
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while True:
+            try:
+                self._client.rows("SELECT count() FROM visits")
+                return
+            except ClickHouseError as error:
+                if error.code != REPLICAS_ARE_STALE or time.monotonic() > deadline:
+                    raise
+            time.sleep(LOOK_SECONDS)
+
     def _make_table(
         self,
         name: str,
@@ -155,6 +178,9 @@ class Schema:
             replica = literal("{replica}" if path else "{shard}-{replica}")
             engine = f"ReplicatedMergeTree({place}, {replica})"
             settings = f"replicated_deduplication_window = {WINDOW}"
+            if not path:
+                # Of so few rows, what came just before a crash may be most: no reason not to start.
+                settings += ", replicated_max_ratio_of_wrong_parts = 1"
         self._client.run(
             f"CREATE TABLE IF NOT EXISTS {self.name(name)}{self.everywhere} ({columns}) ENGINE = {engine} "
             + (f"PARTITION BY {partition} " if partition else "")
