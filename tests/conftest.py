@@ -18,7 +18,7 @@ sys.path[:0] = [
 ]
 
 
-from engines import ENGINES, running  # noqa: E402 - found by that path
+from engines import ENGINES, choose, running  # noqa: E402 - found by that path
 
 
 def hello(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
@@ -37,14 +37,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--engine", default="sqlite", choices=ENGINES, help="what keeps visits")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    choose(config.getoption("--engine"))
+
+
 @pytest.fixture(autouse=True, scope="session")
-def engine(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[str]:
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Run the engine that was asked for, as long as there are tests."""
-    name: str = request.config.getoption("--engine")
-    with running(name, tmp_path_factory.mktemp(name)):
-        yield name
+    with running(tmp_path_factory.mktemp("engine")):
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -24,13 +24,20 @@ from wsgi_tracker.storage.clickhouse.client import Client
 from wsgi_tracker.storage.clickhouse.schema import Schema
 
 ENGINES = ("sqlite", "clickhouse", "chdb", "cluster", "given")
+SLOW = ("chdb", "cluster")
 GIVEN = "WSGI_TRACKER_TEST_CLICKHOUSE_URL"
 SECRET = "a secret of all hosts, for tests"
 SHARED = ("settings", "user_agents")
+_chosen = ["sqlite"]
 _nodes: list[Node] = []
 _cluster: list[str] = []
 _given: list[str] = []
 _numbers = itertools.count()
+
+
+def examples(count: int) -> int:
+    """Return how many examples a test is to try: fewer where each takes long."""
+    return count // 3 if _chosen[-1] in SLOW else count
 
 
 def database(folder: Path) -> str | Path:
@@ -59,9 +66,15 @@ def new_database(port: int, folder: Path, cluster: str = "") -> str:
     return url(port, spool, cluster, f"test_{next(_numbers)}")
 
 
+def choose(engine: str) -> None:
+    """Say which engine there will be."""
+    _chosen.append(engine)
+
+
 @contextmanager
-def running(engine: str, folder: Path) -> Iterator[None]:
-    """Run an engine for all tests of this process."""
+def running(folder: Path) -> Iterator[None]:
+    """Run the chosen engine for all tests of this process."""
+    engine = _chosen[-1]
     if engine == "sqlite":
         yield
         return

@@ -239,6 +239,7 @@ def slow_question(client: Client, tracked: Any) -> webtest.TestApp:
     return app
 
 
+@pytest.mark.once
 def test_question_that_takes_too_long_is_given_up(client: Client, tracked: Any) -> None:
     app = slow_question(client, tracked)
 

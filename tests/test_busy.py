@@ -20,6 +20,8 @@ import webtest
 from wsgi_tracker import Tracker
 from wsgi_tracker.storage.sqlite.pool import PooledConnection
 
+pytestmark = pytest.mark.once
+
 PATIENCE_SECONDS = 30
 SUMMARY = "/api/tracking/summary"
 

@@ -17,6 +17,8 @@ from wsgi_tracker.logs import FORMATS, BadLineError, LogEntry, detect, log_forma
 from wsgi_tracker.logs.times import Minutes, strftime_regexes
 from wsgi_tracker.period import LAST_TIMESTAMP
 
+pytestmark = pytest.mark.once
+
 STAMP = "10/Oct/2000:13:55:36 -0700"
 TIMESTAMP = 971_211_336_000_000
 LINE = (

@@ -182,6 +182,7 @@ class Timed(BeforeIngest):
 NO_VISIT = b'{"timestamp":1,"method":2,"endpoint":"x"}\n'
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     ("unit", "good", "bad"),
     [

@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import urlencode
 from zoneinfo import ZoneInfo
 
+import engines
 import pytest
 import webtest
 from hypothesis import given, settings
@@ -235,7 +236,7 @@ both = st.sampled_from(ZONES).flatmap(
         questions(TRENDS, zone),  # type: ignore[arg-type]
     )
 )
-thoroughly = settings(max_examples=25, deadline=None)
+thoroughly = settings(max_examples=engines.examples(25), deadline=None)
 
 
 @thoroughly

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
+import engines
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -50,7 +51,7 @@ visits = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=engines.examples(60), deadline=None)
 @given(visits, st.sampled_from(["UTC", "Europe/Berlin", "Asia/Kathmandu", "America/St_Johns"]))
 def test_reports_equal_a_recount(recorded: list[Visit], zone: str) -> None:
     with reporting(recorded, zone) as client:

@@ -16,7 +16,7 @@ from ..ingest import spool_errors
 from ..migrating import Comparison, compare, migrate
 from ..migrating import Progress as Migrated
 from ..storage import open_storage
-from ..storage.address import Address
+from ..storage.address import Address, locate
 from . import tables
 from .options import json_option
 from .signals import sigterm_interrupts
@@ -39,10 +39,10 @@ def migrate_database(source: str, target: str, as_json: bool) -> None:
     \b
       wsgi-tracker migrate visits.db 'clickhouse://shop:secret@db.example:8123/visits'
     """
-    old, new = existing(source), existing(target)
-    if isinstance(old, Address) or not isinstance(new, Address):
+    new = locate(target)
+    if isinstance(locate(source), Address) or not isinstance(new, Address):
         raise click.UsageError("SOURCE is a path, and TARGET a clickhouse://...")
-    with open_backend(old) as backend, sigterm_interrupts():
+    with open_backend(existing(source)) as backend, sigterm_interrupts():
         catch_up(backend, CATCH_UP_SECONDS)
         # A ledger of its own, as applications of this host may deliver meanwhile.
         spool = backend.spool.folder / f"migration-{zlib.crc32(str(new).encode()):08x}"

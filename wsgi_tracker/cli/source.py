@@ -10,8 +10,10 @@ import os
 import stat
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple, Protocol, TypeAlias
 from urllib.error import HTTPError, URLError
 from urllib.parse import SplitResult, parse_qs, quote, urlencode, urlsplit
@@ -234,7 +236,7 @@ def existing(database: str) -> Path | Address:
     """Return where a database is that is there: a wrong name must not make one."""
     path = locate(database)
     if isinstance(path, Address):
-        return path
+        return _existing_at(path)
     try:
         found = path.stat()
     except FileNotFoundError as error:
@@ -246,6 +248,18 @@ def existing(database: str) -> Path | Address:
     if not os.access(path, os.R_OK | os.W_OK):
         raise _not_ours(path)
     return path
+
+
+def _existing_at(address: Address) -> Address:
+    """Return a database of a server that is there; a host that records nothing needs no spool."""
+    from ..storage.clickhouse import is_there
+
+    if not is_there(address):
+        raise ConfigurationError(f"there is no database {address}")
+    if address.spool.exists():
+        return address
+    folder = TemporaryDirectory(prefix="wsgi-tracker-")
+    return replace(address, spool=Path(click.get_current_context().with_resource(folder)))
 
 
 def _not_ours(path: Path) -> ConfigurationError:

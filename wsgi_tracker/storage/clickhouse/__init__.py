@@ -15,6 +15,7 @@ from ...errors import ConfigurationError, Outage, StorageError, logger
 from ...period import HOUR
 from .. import (
     ENOUGH_TO_COUNT,
+    QUERY_TIMEOUT_SECONDS,
     KeptLines,
     Positions,
     ReadBatch,
@@ -46,6 +47,15 @@ SCHEMA = 1
 def now_us() -> int:
     """Return the time in microseconds since the epoch."""
     return time.time_ns() // 1000
+
+
+def is_there(address: Address) -> bool:
+    """Return whether a server has a database of visits. Raises :exc:`StorageError`."""
+    client = Client(address, query_timeout_seconds=QUERY_TIMEOUT_SECONDS)
+    try:
+        return Schema(client).is_made()
+    finally:
+        client.close()
 
 
 class ClickHouseStorage:

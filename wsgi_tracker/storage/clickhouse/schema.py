@@ -6,6 +6,7 @@ from all others by its batch and its row within it.
 
 from __future__ import annotations
 
+import re
 import time
 
 from ...errors import StorageError
@@ -39,6 +40,7 @@ AGENTS = """
     user_agent String, class String, rule String, browser Nullable(String),
     system Nullable(String), device Nullable(String), at UInt64"""
 DEDUPLICATION = "non_replicated_deduplication_window"
+DISTRIBUTED = re.compile(r"ENGINE = Distributed\('?(\w+)'?,")
 TABLES = """
 SELECT name, create_table_query FROM system.tables WHERE database = currentDatabase()"""
 LAYOUT = """
@@ -83,26 +85,45 @@ class Schema:
         if self._is_ready:
             return
         made = self._made()
+        if made is None:
+            self._make_database()
+            made = {}
+        if "visits" in made:
+            self._check_cluster(made["visits"])
         if not made.keys() >= self._tables:
             self._make()
             self._await_replicas()
-            made = self._made()
+            made = self._made() or {}
         # One server refuses what it has already if it was told to; a cluster always does.
         self.refuses_repeats = bool(self._cluster) or DEDUPLICATION in made["visits"]
         self._is_ready = True
 
-    def _made(self) -> dict[str, str]:
-        """Return the tables that there are, and how each was made; see that there is a database."""
+    def _check_cluster(self, made: str) -> None:
+        """Refuse a database whose visits are elsewhere than those that would be sent there."""
+        found = DISTRIBUTED.search(made)
+        cluster = found[1] if found else None
+        if cluster != self._cluster:
+            made_for = f"?cluster={cluster}" if cluster else "one server, without ?cluster="
+            raise StorageError(f"{self._client.address} was made for {made_for}")
+
+    def is_made(self) -> bool:
+        """Return whether all of it is there."""
+        return (self._made() or {}).keys() >= self._tables
+
+    def _made(self) -> dict[str, str] | None:
+        """Return the tables that there are, and how each was made; ``None`` without a database."""
         try:
             return dict(self._client.rows(TABLES))
         except ClickHouseError as error:
             if error.code != UNKNOWN_DATABASE:
                 raise
+        return None
+
+    def _make_database(self) -> None:
         database = self._client.address.database
         self._client.run(
             f"CREATE DATABASE IF NOT EXISTS {database}{self.everywhere}", database="default"
         )
-        return {}
 
     def layout(self) -> str:
         """Return what tells how a batch is split among shards."""

@@ -1,0 +1,53 @@
+"""Tables are made once, and a database is of one server or of one cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+
+import clickhouses
+import pytest
+from clickhouses import Node
+from engines import new_database
+
+from wsgi_tracker import open_storage
+from wsgi_tracker.errors import StorageError
+from wsgi_tracker.storage.address import read_address
+
+
+def facts(url: str) -> object:
+    with closing(open_storage(url)) as storage:
+        return storage.facts([])
+
+
+def test_tables_that_are_there_stay(node: Node, tmp_path: Path) -> None:
+    url = new_database(node.port, tmp_path)
+    database = read_address(url).database
+    facts(url)
+    node.ask(f"INSERT INTO {database}.settings (name, value) VALUES ('retention_days', '9')")
+
+    assert facts(url).retention_days == 9  # type: ignore[attr-defined]
+
+
+def test_database_of_a_cluster_is_no_other(tmp_path: Path) -> None:
+    clickhouses.require_cluster()
+    with clickhouses.cluster(tmp_path / "nodes") as nodes:
+        first, *_ = nodes
+        ofone = new_database(first.port, tmp_path)
+        facts(ofone)
+        with pytest.raises(StorageError, match="was made for one server, without"):
+            facts(f"{ofone}&cluster={clickhouses.CLUSTER}")
+        (tmp_path / "other").mkdir()
+        ofall = new_database(first.port, tmp_path / "other", clickhouses.CLUSTER)
+        facts(ofall)
+        with pytest.raises(StorageError, match=f"was made for .cluster={clickhouses.CLUSTER}"):
+            facts(ofall.replace(f"&cluster={clickhouses.CLUSTER}", ""))
+        assert_equal_everywhere(nodes, read_address(ofall).database)
+
+
+def assert_equal_everywhere(nodes: Sequence[Node], database: str) -> None:
+    tables = "SELECT name, engine FROM system.tables WHERE database = '{}' ORDER BY name"
+    found = {node.ask(tables.format(database)) for node in nodes}
+    assert len(found) == 1
+    assert "visits_of_shard\tReplicatedMergeTree" in found.pop()
