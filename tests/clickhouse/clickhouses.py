@@ -96,15 +96,7 @@ class Node:
         """Start, and wait until it answers."""
         for name in ("data", "tmp", "schemas"):
             (self.folder / name).mkdir(parents=True, exist_ok=True)
-        config = CONFIG.format(
-            folder=self.folder,
-            http=self.port,
-            tcp=self.tcp,
-            between=self.between,
-            timezone=self._timezone,
-            more=self.more,
-        )
-        (self.folder / "config.xml").write_text(config)
+        self.write_config()
         self.give_password(PASSWORD)
         with (self.folder / "out").open("ab") as out:
             self._process = subprocess.Popen(
@@ -117,6 +109,18 @@ class Node:
         wait_until(lambda: self._answers() or self._process.poll() is not None)  # type: ignore[union-attr]
         if self._process.poll() is not None:
             raise RuntimeError((self.folder / "out").read_text()[-2000:])
+
+    def write_config(self) -> None:
+        """Say what it is and what it knows of others; a server that runs reads it within seconds."""
+        config = CONFIG.format(
+            folder=self.folder,
+            http=self.port,
+            tcp=self.tcp,
+            between=self.between,
+            timezone=self._timezone,
+            more=self.more,
+        )
+        (self.folder / "config.xml").write_text(config)
 
     def give_password(self, password: str) -> None:
         """Say what its user's password is; a server that runs reads it within seconds."""

@@ -25,6 +25,8 @@ from wsgi_tracker.storage.clickhouse.client import Client
 from wsgi_tracker.storage.clickhouse.delivery import INSERT, ONE_BLOCK, Delivery
 from wsgi_tracker.storage.clickhouse.ledger import Ledger
 from wsgi_tracker.storage.clickhouse.schema import Schema
+from wsgi_tracker.storage.clickhouse.settings import Settings
+from wsgi_tracker.storage.clickhouse.shards import Shards
 
 BEGIN = 1_790_000_000_000_000
 MONTH = 31 * DAY
@@ -84,10 +86,14 @@ def deliver_and_die(
     client.insert = die  # type: ignore[method-assign]
     schema = Schema(client)
     schema.prepare()
-    delivery = Delivery(client, schema, Ledger(address.spool, str(address)), now)
+    delivery = Delivery(client, schema, shards_of(client), Ledger(address.spool, str(address)), now)
     entry = delivery.settle(lambda _: closing(sqlite3.connect(":memory:")))
     with pytest.raises(Died):
         delivery.deliver(entry, Batch(b"".join(some), {"s": 5}), lambda _: closing(client))
+
+
+def shards_of(client: Client) -> Shards:
+    return Shards(client, Settings(client, now_us))
 
 
 def long_ago() -> int:

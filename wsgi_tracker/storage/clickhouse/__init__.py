@@ -32,6 +32,7 @@ from .literals import bind, literal
 from .replicas import Replicas
 from .schema import Schema
 from .settings import Settings
+from .shards import Shards
 from .snapshot import ClickHouseSnapshot, refuse_unread
 from .upkeep import Upkeep
 
@@ -73,10 +74,11 @@ class ClickHouseStorage:
         self._client = Client(address, query_timeout_seconds=query_timeout_seconds)
         self._schema = Schema(self._client)
         self._ledger = Ledger(address.spool, str(address))
-        self._delivery = Delivery(self._client, self._schema, self._ledger, clock)
         self._agents = Agents(self._client, clock)
         self._replicas = Replicas(self._client, self._schema)
         self._settings = Settings(self._client, clock)
+        self._shards = Shards(self._client, self._settings)
+        self._delivery = Delivery(self._client, self._schema, self._shards, self._ledger, clock)
         self._upkeep = Upkeep(self._client, self._schema, self._settings, clock)
 
     def ingest(
@@ -189,7 +191,7 @@ class ClickHouseStorage:
         refuse_unread(unread)
         self._schema.prepare()
         self._replicas.await_whole()
-        yield ClickHouseSnapshot(self._client, self._settings, self._clock())
+        yield ClickHouseSnapshot(self._client, self._settings, self._shards, self._clock())
 
     def set_retention(self, days: int) -> None:
         """See :meth:`wsgi_tracker.storage.Storage.set_retention`."""

@@ -27,6 +27,7 @@ from .deletion import delete
 from .ledger import Entry, Ledger, Sending
 from .literals import bind
 from .schema import Schema
+from .shards import Shards
 
 LEVEL = 1  # of gzip: who takes in visits must not wait for it
 PATIENCE_SECONDS = 30.0  # for a server that goes on with what nobody waits for any more
@@ -62,10 +63,16 @@ class Delivery:
     """What leads from a host's ledger to one database; ``clock`` returns microseconds."""
 
     def __init__(
-        self, client: Client, schema: Schema, ledger: Ledger, clock: Callable[[], int]
+        self,
+        client: Client,
+        schema: Schema,
+        shards: Shards,
+        ledger: Ledger,
+        clock: Callable[[], int],
     ) -> None:
         self._client = client
         self._schema = schema
+        self._shards = shards
         self._ledger = ledger
         self._clock = clock
         self._host = zlib.crc32(f"{node()}:{ledger.path}".encode()) & 0xFFF
@@ -93,7 +100,7 @@ class Delivery:
         age = self._clock() - (sending.batch >> 12)
         if not self._schema.refuses_repeats or not 0 <= age < KNOWN_SECONDS * SECOND:
             return False
-        return sending.layout == self._schema.layout()
+        return sending.layout == self._shards.layout()
 
     def deliver(self, entry: Entry, batch: Batch, kept: KeptLines) -> Entry:
         """Send what a batch holds; return what holds once it is there."""
@@ -115,8 +122,9 @@ class Delivery:
             lines=parcel.data.count(b"\n"),
             first=min(timestamps),
             last=max(timestamps),
-            layout=self._schema.layout(),
+            layout=self._shards.layout(),
         )
+        self._shards.note(sending.layout)
         data = gzip.compress(parcel.data.replace(START, _mark(sending.batch)), LEVEL, mtime=0)
         entry = replace(entry, sending=sending)
         self._ledger.write(entry, data)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from bisect import bisect
 from collections import Counter, defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import tzinfo
-from typing import Any
+from typing import Any, TypeAlias
 
 from ...latency import BOUNDS, PER_DOUBLING, UNKNOWN
 from ...period import DAY, IDLE, Granularity, bucket_label, bucket_start, next_bucket
@@ -20,21 +21,35 @@ from ...reports import (
     TrendBucket,
 )
 from ...selection import Selection
-from .client import Client
 from .conditions import AGENTS, OF_AGENTS, column, where
 from .zones import bucket_key
 
-STATS = """
-SELECT endpoint, method, count() AS hits, ifNull(uniqExact(user_hash), 0), min(timestamp), max(timestamp)
-FROM visits WHERE {where} GROUP BY endpoint, method ORDER BY hits DESC, endpoint, method"""
-SUMMARY = """
-SELECT count(), uniqExact(endpoint), ifNull(uniqExact(user_hash), 0), min(timestamp), max(timestamp)
-FROM visits WHERE {where}"""
-BUCKETS = """
-SELECT {bucket} AS bucket, min(timestamp), max(timestamp), count(), ifNull(uniqExact(user_hash), 0),
-    uniqExact(endpoint) FROM visits WHERE {where} GROUP BY bucket"""
-BUCKET = """
-SELECT count(), ifNull(uniqExact(user_hash), 0), uniqExact(endpoint) FROM visits WHERE {where}"""
+# What each shard finds, put together: as a user's visits are on one, users need not be compared, but
+# endpoints have to be. Where that is not so, the inner part is of all shards already.
+USERS = "ifNull(uniqExact(user_hash), 0)"
+STATS = f"""
+SELECT endpoint, method, sum(hits) AS total, sum(users), min(first), max(last) FROM (
+    SELECT endpoint, method, count() AS hits, {USERS} AS users, min(timestamp) AS first,
+        max(timestamp) AS last
+    FROM visits WHERE {{where}} GROUP BY endpoint, method
+) GROUP BY endpoint, method ORDER BY total DESC, endpoint, method"""
+SUMMARY = f"""
+SELECT sum(hits), uniqExactMerge(endpoints), sum(users), minIf(first, hits > 0), max(last) FROM (
+    SELECT count() AS hits, uniqExactState(endpoint) AS endpoints, {USERS} AS users,
+        min(timestamp) AS first, max(timestamp) AS last
+    FROM visits WHERE {{where}}
+)"""
+BUCKETS = f"""
+SELECT bucket, min(first), max(last), sum(hits), sum(users), uniqExactMerge(endpoints) FROM (
+    SELECT {{bucket}} AS bucket, min(timestamp) AS first, max(timestamp) AS last, count() AS hits,
+        {USERS} AS users, uniqExactState(endpoint) AS endpoints
+    FROM visits WHERE {{where}} GROUP BY bucket
+) GROUP BY bucket"""
+TOTALS = f"""
+SELECT sum(hits), sum(users), uniqExactMerge(endpoints) FROM (
+    SELECT count() AS hits, {USERS} AS users, uniqExactState(endpoint) AS endpoints
+    FROM visits WHERE {{where}}
+)"""
 # The number of a power of 2 ** (1/4), the greatest that is no more than a latency when both are
 # rounded: a half more tells the same, as no power is just between two numbers.
 POWER = f"toInt16(floor({PER_DOUBLING} * log2(greatest(duration_us, 1) + 0.5)))"
@@ -42,13 +57,17 @@ LATENCY = f"if(isNull(duration_us), {UNKNOWN}, {POWER})"
 OUTCOMES = f"""
 SELECT {{key}}, intDiv(ifNull(status, 0), 100) AS status_class, {LATENCY} AS latency,
     count(), sum(ifNull(bytes_sent, 0)) FROM visits WHERE {{where}} GROUP BY key, status_class, latency"""
-COUNT = "SELECT count() FROM visits WHERE {where}"
-USERS = "SELECT ifNull(uniqExact(user_hash), 0) FROM visits WHERE {where}"
-GROUPS = """
-SELECT {value} AS value, count() AS hits, ifNull(uniqExact(user_hash), 0) FROM {source} GROUP BY value
-ORDER BY hits DESC, isNull(value) DESC, value LIMIT {limit}"""
+COUNT = "SELECT sum(hits) FROM (SELECT count() AS hits FROM visits WHERE {where})"
+COUNT_USERS = f"SELECT sum(users) FROM (SELECT {USERS} AS users FROM visits WHERE {{where}})"
+GROUPS = f"""
+SELECT value, sum(hits) AS total, sum(users) FROM (
+    SELECT {{value}} AS value, count() AS hits, {USERS} AS users FROM {{source}} WHERE {{where}} GROUP BY value
+) GROUP BY value ORDER BY total DESC, isNull(value) DESC, value LIMIT {{limit}}"""
 VALUES = """
-SELECT ifNull(uniqExact(value), 0) + max(isNull(value)) FROM (SELECT {value} AS value FROM {source})"""
+SELECT uniqExactMerge(others) + max(is_missing) FROM (
+    SELECT uniqExactState({value}) AS others, max(isNull({value})) AS is_missing FROM {source}
+    WHERE {where}
+)"""
 SESSIONS = f"""
 SELECT sum(arraySum(begins)), sum(arraySum(arrayMap((a, b) -> a AND b, begins, ends))), sum(visits),
     sum(arraySum(arrayFilter(gap -> gap <= {IDLE}, gaps)))
@@ -63,29 +82,30 @@ FROM (
     )
 )"""
 
+Rows: TypeAlias = Callable[[str], list[Any]]  # of a statement
 _AGENT_VALUES = {"class": "if(isNull(user_agent), 'empty', if(class = '', 'unknown', class))"}
 
 
-def stats(client: Client, selection: Selection) -> list[EndpointStats]:
+def stats(rows: Rows, selection: Selection) -> list[EndpointStats]:
     """Return one row per endpoint and method, most hits first."""
-    return [EndpointStats(*row) for row in _ask(client, STATS, selection)]
+    return [EndpointStats(*row) for row in _ask(rows, STATS, selection)]
 
 
-def summary(client: Client, selection: Selection) -> Summary:
+def summary(rows: Rows, selection: Selection) -> Summary:
     """Return the totals."""
-    ((hits, endpoints, users, *ends),) = _ask(client, SUMMARY, selection)
+    ((hits, endpoints, users, *ends),) = _ask(rows, SUMMARY, selection)
     oldest, newest = ends if hits else (None, None)
     return Summary(hits, endpoints, users, oldest, newest)
 
 
 def trends(
-    client: Client, selection: Selection, granularity: Granularity, zone: tzinfo, now: int
+    rows: Rows, selection: Selection, granularity: Granularity, zone: tzinfo, now: int
 ) -> list[TrendBucket]:
     """Return the buckets that have visits, newest first."""
-    groups = _groups(client, selection, granularity, zone, now)
+    groups = _groups(rows, selection, granularity, zone, now)
     found = {group.bucket: group.figures for group in groups.whole.values()}
     for bucket, within in groups.others.items():
-        (found[bucket],) = _ask(client, BUCKET, within)
+        (found[bucket],) = _ask(rows, TOTALS, within)
     return [
         TrendBucket(bucket, bucket_label(granularity, bucket, zone), *figures)
         for bucket, figures in sorted(found.items(), reverse=True)
@@ -93,64 +113,61 @@ def trends(
     ]
 
 
-def hits(client: Client, selection: Selection) -> int:
+def hits(rows: Rows, selection: Selection) -> int:
     """Return the number of visits."""
-    return int(_ask(client, COUNT, selection)[0][0])
+    return int(_ask(rows, COUNT, selection)[0][0])
 
 
-def users(client: Client, selection: Selection) -> int:
+def users(rows: Rows, selection: Selection) -> int:
     """Return the number of users."""
-    return int(_ask(client, USERS, selection)[0][0])
+    return int(_ask(rows, COUNT_USERS, selection)[0][0])
 
 
-def outcomes(client: Client, selection: Selection) -> Outcomes:
+def outcomes(rows: Rows, selection: Selection) -> Outcomes:
     """Return the outcomes of all."""
-    return _outcomes(client, selection, "0").get(0, Outcomes())
+    return _outcomes(rows, selection, "0").get(0, Outcomes())
 
 
-def outcomes_of_endpoints(client: Client, selection: Selection) -> dict[tuple[str, str], Outcomes]:
+def outcomes_of_endpoints(rows: Rows, selection: Selection) -> dict[tuple[str, str], Outcomes]:
     """Return outcomes by endpoint and method."""
-    found = _outcomes(client, selection, "[endpoint, method]")
+    found = _outcomes(rows, selection, "[endpoint, method]")
     return {(endpoint, method): of for (endpoint, method), of in found.items()}
 
 
 def outcomes_of_buckets(
-    client: Client, selection: Selection, granularity: Granularity, zone: tzinfo, now: int
+    rows: Rows, selection: Selection, granularity: Granularity, zone: tzinfo, now: int
 ) -> dict[int, Outcomes]:
     """Return outcomes by where a bucket starts."""
-    groups = _groups(client, selection, granularity, zone, now)
-    by_key = _outcomes(client, selection, groups.key)
+    groups = _groups(rows, selection, granularity, zone, now)
+    by_key = _outcomes(rows, selection, groups.key)
     found = {group.bucket: by_key[key] for key, group in groups.whole.items()}
-    others = {bucket: outcomes(client, within) for bucket, within in groups.others.items()}
+    others = {bucket: outcomes(rows, within) for bucket, within in groups.others.items()}
     return found | {bucket: of for bucket, of in others.items() if of.hits}
 
 
-def breakdown(client: Client, selection: Selection, by: str, limit: int) -> Breakdown:
+def breakdown(rows: Rows, selection: Selection, by: str, limit: int) -> Breakdown:
     """Return the values that most visits have, and how many there are."""
-    source = f"(SELECT * FROM visits WHERE {where(selection)})"
-    value = column(by)
+    source, value = "visits", column(by)
     if by in OF_AGENTS:
-        source = f"{source} AS shown GLOBAL ANY LEFT JOIN ({AGENTS}) AS agents USING user_agent"
+        source = f"visits GLOBAL ANY LEFT JOIN ({AGENTS}) AS agents USING user_agent"
         value = _AGENT_VALUES.get(by, by)
     elif by == "status":
         value = "toString(status)"
-    statement = GROUPS.replace("{value}", value).replace("{source}", source)
-    rows = client.rows(statement.replace("{limit}", str(limit)))
-    total = 0
-    if rows:
-        ((total,),) = client.rows(VALUES.replace("{value}", value).replace("{source}", source))
-    return Breakdown([BreakdownRow(*row) for row in rows], total)
+    parts = {"value": value, "source": source}
+    found = _ask(rows, GROUPS, selection, limit=str(limit), **parts)
+    ((total,),) = _ask(rows, VALUES, selection, **parts) if found else ((0,),)
+    return Breakdown([BreakdownRow(*row) for row in found], total)
 
 
-def sessions(client: Client, selection: Selection) -> Sessions:
+def sessions(rows: Rows, selection: Selection) -> Sessions:
     """Return the totals of all sessions."""
-    return Sessions(*_ask(client, SESSIONS, selection)[0])
+    return Sessions(*_ask(rows, SESSIONS, selection)[0])
 
 
-def _ask(client: Client, statement: str, selection: Selection, **parts: str) -> list[Any]:
+def _ask(rows: Rows, statement: str, selection: Selection, **parts: str) -> list[Any]:
     for name, part in {"where": where(selection), **parts}.items():
         statement = statement.replace(f"{{{name}}}", part)
-    return client.rows(statement)
+    return rows(statement)
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,14 +188,14 @@ class _Groups:
 
 
 def _groups(
-    client: Client, selection: Selection, granularity: Granularity, zone: tzinfo, now: int
+    rows: Rows, selection: Selection, granularity: Granularity, zone: tzinfo, now: int
 ) -> _Groups:
     last = now + DAY if selection.end is None else min(selection.end, now + DAY)
     key = bucket_key(granularity, zone, selection.start, last)
     groups: dict[int, _Group] = {}
     parts: Counter[int] = Counter()  # of how many groups a bucket is
     torn: set[int] = set()
-    for number, first, last, *figures in _ask(client, BUCKETS, selection, bucket=key):
+    for number, first, last, *figures in _ask(rows, BUCKETS, selection, bucket=key):
         bucket, end = (bucket_start(granularity, moment, zone) for moment in (first, last))
         groups[number] = _Group(bucket, figures)
         parts[bucket] += 1
@@ -197,10 +214,12 @@ def _within(selection: Selection, granularity: Granularity, bucket: int, zone: t
     return replace(selection, start=max(selection.start, bucket), end=end)
 
 
-def _outcomes(client: Client, selection: Selection, key: str) -> dict[Any, Outcomes]:
+def _outcomes(rows: Rows, selection: Selection, key: str) -> dict[Any, Outcomes]:
     found: dict[Any, Outcomes] = defaultdict(Outcomes)
-    rows = _ask(client, OUTCOMES, selection, key=f"{key} AS key")
-    for group, status_class, latency, *figures in rows:
+    # Those of several shards are added up here.
+    for group, status_class, latency, *figures in _ask(
+        rows, OUTCOMES, selection, key=f"{key} AS key"
+    ):
         outcomes = found[tuple(group) if isinstance(group, list) else group]
         outcomes.add(status_class, bucket_of(latency), *figures)
     return dict(found)

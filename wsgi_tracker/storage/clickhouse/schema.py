@@ -43,9 +43,6 @@ DEDUPLICATION = "non_replicated_deduplication_window"
 DISTRIBUTED = re.compile(r"ENGINE = Distributed\('?(\w+)'?,")
 TABLES = """
 SELECT name, create_table_query FROM system.tables WHERE database = currentDatabase()"""
-LAYOUT = """
-SELECT shard_num, any(shard_weight) FROM system.clusters WHERE cluster = {cluster}
-GROUP BY shard_num ORDER BY shard_num"""
 
 
 class Schema:
@@ -124,15 +121,6 @@ class Schema:
         self._client.run(
             f"CREATE DATABASE IF NOT EXISTS {database}{self.everywhere}", database="default"
         )
-
-    def layout(self) -> str:
-        """Return what tells how a batch is split among shards."""
-        if not self._cluster:
-            return ""
-        rows = self._client.rows(LAYOUT.replace("{cluster}", literal(self._cluster)))
-        if not rows:
-            raise StorageError(f"{self._client.address} knows no cluster {self._cluster}")
-        return " ".join(f"{shard}:{weight}" for shard, weight in rows)
 
     def name(self, table: str) -> str:
         """Return a table's name as all servers of a cluster know it."""

@@ -23,14 +23,16 @@ from .. import ALL, NotIngestedError, Unread
 from . import lists, questions
 from .client import Client
 from .settings import Settings
+from .shards import SETTING, Shards
 
 
 class ClickHouseSnapshot:
     """A :class:`~wsgi_tracker.storage.Snapshot`; each statement is of a moment of its own."""
 
-    def __init__(self, client: Client, settings: Settings, now: int) -> None:
-        known = settings.read(["timezone", "floor"])
+    def __init__(self, client: Client, settings: Settings, shards: Shards, now: int) -> None:
+        known = settings.read(["timezone", "floor", SETTING])
         self._client = client
+        self._rows = shards.rows(known.get(SETTING))
         self._zone = load_zone(known.get("timezone", "UTC"))
         self._floor = int(known.get("floor", 0))
         self._now = now
@@ -45,23 +47,23 @@ class ClickHouseSnapshot:
 
     def stats(self, selection: Selection = ALL) -> list[EndpointStats]:
         """See :meth:`wsgi_tracker.storage.Snapshot.stats`."""
-        return questions.stats(self._client, self._shown(selection))
+        return questions.stats(self._rows, self._shown(selection))
 
     def summary(self, selection: Selection = ALL) -> Summary:
         """See :meth:`wsgi_tracker.storage.Snapshot.summary`."""
-        return questions.summary(self._client, self._shown(selection))
+        return questions.summary(self._rows, self._shown(selection))
 
     def outcomes(self, selection: Selection = ALL) -> Outcomes:
         """See :meth:`wsgi_tracker.storage.Snapshot.outcomes`."""
-        return questions.outcomes(self._client, self._shown(selection))
+        return questions.outcomes(self._rows, self._shown(selection))
 
     def outcomes_ever(self) -> Outcomes:
         """See :meth:`wsgi_tracker.storage.Snapshot.outcomes_ever`; here, of all that there are."""
-        return questions.outcomes(self._client, Selection())
+        return questions.outcomes(self._rows, Selection())
 
     def outcomes_of_endpoints(self, selection: Selection = ALL) -> dict[tuple[str, str], Outcomes]:
         """See :meth:`wsgi_tracker.storage.Snapshot.outcomes_of_endpoints`."""
-        return questions.outcomes_of_endpoints(self._client, self._shown(selection))
+        return questions.outcomes_of_endpoints(self._rows, self._shown(selection))
 
     def outcomes_of_buckets(
         self,
@@ -73,7 +75,7 @@ class ClickHouseSnapshot:
         """See :meth:`wsgi_tracker.storage.Snapshot.outcomes_of_buckets`."""
         shown = self._shown(selection)
         return questions.outcomes_of_buckets(
-            self._client, shown, granularity, zone or self._zone, self._now
+            self._rows, shown, granularity, zone or self._zone, self._now
         )
 
     def trends(
@@ -81,7 +83,7 @@ class ClickHouseSnapshot:
     ) -> list[TrendBucket]:
         """See :meth:`wsgi_tracker.storage.Snapshot.trends`."""
         shown = self._shown(selection)
-        return questions.trends(self._client, shown, granularity, zone or self._zone, self._now)
+        return questions.trends(self._rows, shown, granularity, zone or self._zone, self._now)
 
     def visits(
         self, selection: Selection = ALL, limit: int = 50, position: Position | None = None
@@ -114,19 +116,19 @@ class ClickHouseSnapshot:
 
     def hits(self, selection: Selection) -> int:
         """See :meth:`wsgi_tracker.storage.Snapshot.hits`."""
-        return questions.hits(self._client, self._shown(selection))
+        return questions.hits(self._rows, self._shown(selection))
 
     def users(self, selection: Selection) -> int:
         """See :meth:`wsgi_tracker.storage.Snapshot.users`."""
-        return questions.users(self._client, self._shown(selection))
+        return questions.users(self._rows, self._shown(selection))
 
     def breakdown(self, selection: Selection, by: str, limit: int) -> Breakdown:
         """See :meth:`wsgi_tracker.storage.Snapshot.breakdown`."""
-        return questions.breakdown(self._client, self._shown(selection), by, limit)
+        return questions.breakdown(self._rows, self._shown(selection), by, limit)
 
     def sessions(self, selection: Selection) -> Sessions:
         """See :meth:`wsgi_tracker.storage.Snapshot.sessions`."""
-        return questions.sessions(self._client, self._shown(selection))
+        return questions.sessions(self._rows, self._shown(selection))
 
     def _shown(self, selection: Selection) -> Selection:
         return replace(selection, start=max(selection.start, self._floor))
