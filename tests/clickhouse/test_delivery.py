@@ -18,12 +18,12 @@ from engines import new_database
 from wsgi_tracker import Visit
 from wsgi_tracker.errors import StorageError
 from wsgi_tracker.period import DAY
-from wsgi_tracker.storage import Batch, Storage, open_storage
+from wsgi_tracker.storage import FINISHED, Batch, Storage, open_storage
 from wsgi_tracker.storage.address import Address, read_address
 from wsgi_tracker.storage.clickhouse import now_us
 from wsgi_tracker.storage.clickhouse.client import Client
 from wsgi_tracker.storage.clickhouse.delivery import INSERT, ONE_BLOCK, Delivery
-from wsgi_tracker.storage.clickhouse.ledger import Ledger
+from wsgi_tracker.storage.clickhouse.ledger import MOST_FINISHED, Entry, Ledger, Sending
 from wsgi_tracker.storage.clickhouse.schema import Schema
 from wsgi_tracker.storage.clickhouse.settings import Settings
 from wsgi_tracker.storage.clickhouse.shards import Shards
@@ -159,6 +159,18 @@ def test_ledger_that_is_damaged_or_of_another_database_is_refused(
     path.write_bytes(path.read_bytes()[:20])
     with pytest.raises(StorageError, match="is damaged"):
         ingest(storage, lines(1, 1))
+
+
+def test_ledger_does_not_grow_with_the_segments_that_were_finished() -> None:
+    entry = Entry("http://127.0.0.1/visits")
+    for number in range(MOST_FINISHED + 10):
+        entry = entry.with_taken(Sending(finished=[f"{number}", "stays"]), 0)
+
+    assert len(entry.finished) == MOST_FINISHED
+    assert entry.positions_of(["0", "stays", f"{number}"]) == {
+        "stays": FINISHED,
+        f"{number}": FINISHED,
+    }
 
 
 @pytest.mark.parametrize(

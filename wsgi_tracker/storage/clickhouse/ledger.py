@@ -19,6 +19,10 @@ from typing import Any
 from ...errors import StorageError
 from .. import FINISHED, Positions
 
+# Of segments whose file should be gone: one that comes back is not taken in again. All of it is
+# written with each batch.
+MOST_FINISHED = 2_000
+
 
 @dataclass(frozen=True, slots=True)
 class Sending:
@@ -63,7 +67,10 @@ class Entry:
     def with_taken(self, taken: Sending, now_us: int) -> Entry:
         """Return what holds once a batch is there."""
         counts = Counter(self.counts) + Counter({**taken.counts, "recorded": taken.lines})
-        finished = self.finished | dict.fromkeys(taken.finished, now_us // 1_000_000)
+        finished = dict(self.finished)
+        for id in taken.finished:
+            finished.pop(id, None)
+            finished[id] = now_us // 1_000_000
         positions = {
             id: position
             for id, position in (self.positions | taken.positions).items()
@@ -73,7 +80,7 @@ class Entry:
             self,
             batch=max(self.batch, taken.batch),
             positions=positions,
-            finished=finished,
+            finished=dict(list(finished.items())[-MOST_FINISHED:]),
             counts=dict(counts),
             last_ingest=now_us,
             pid=os.getpid(),
