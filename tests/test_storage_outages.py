@@ -25,6 +25,8 @@ from wsgi_tracker.segments import SUFFIX, header
 from wsgi_tracker.storage.sqlite import schema
 from wsgi_tracker.storage.sqlite.schema import SCHEMA_VERSION
 
+pytestmark = pytest.mark.once
+
 PATIENCE_SECONDS = 30
 
 
@@ -88,8 +90,6 @@ def test_database_restored_by_vacuum_into_lets_reports_read_while_it_is_written(
 
 READS = """
 import sqlite3, sys
-
-pytestmark = pytest.mark.once
 connection = sqlite3.connect(sys.argv[1])
 print(connection.execute("SELECT count(*) FROM visits").fetchone()[0], flush=True)
 sys.stdin.readline()

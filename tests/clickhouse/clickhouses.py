@@ -211,7 +211,8 @@ def cluster(folder: Path) -> Iterator[Sequence[Node]]:
     shards = "".join(
         "<shard><internal_replication>true</internal_replication>"
         + "".join(
-            f"<replica><host>127.0.0.1</host><port>{node.tcp}</port></replica>"
+            f"<replica><host>127.0.0.1</host><port>{node.tcp}</port>"
+            f"<user>{USER}</user><password>{PASSWORD}</password></replica>"
             for node, (of, _) in zip(nodes, places, strict=True)
             if of == shard
         )
