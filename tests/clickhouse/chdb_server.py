@@ -44,6 +44,7 @@ class Handler(BaseHTTPRequestHandler):
             answer, status = str(error).encode(), 500
         self.send_response(status)
         self.send_header("Content-Length", str(len(answer)))
+        self.send_header("X-ClickHouse-Server-Display-Name", "chdb")
         self.end_headers()
         self.wfile.write(answer)
 
@@ -51,7 +52,9 @@ class Handler(BaseHTTPRequestHandler):
         engine = self.connection_of_engine
         engine.query(f"USE {parameters.get('database', 'default')}")
         settings = ", ".join(
-            f"{name} = {value}" for name, value in parameters.items() if name not in OF_HTTP
+            f"{name} = {value if value.replace('.', '').isdigit() else repr(value)}"
+            for name, value in parameters.items()
+            if name not in OF_HTTP
         )
         settings = f" SETTINGS {settings}" if settings else ""
         form = parameters.get("default_format", "TabSeparated")

@@ -40,11 +40,15 @@ CONFIG = """<yandex>
 OF_CLUSTER = """<remote_servers><{cluster}>{shards}</{cluster}></remote_servers>
 <macros><shard>{shard}</shard><replica>{replica}</replica></macros>
 <zookeeper><node><host>127.0.0.1</host><port>{zookeeper}</port></node>
-<session_timeout_ms>4000</session_timeout_ms></zookeeper>
+<session_timeout_ms>1000</session_timeout_ms></zookeeper>
 <distributed_ddl><path>/clickhouse/ddl</path></distributed_ddl>
 """
 USERS = """<yandex>
-<profiles><default><max_threads>2</max_threads></default></profiles>
+<profiles><default><max_threads>2</max_threads>
+<!-- what must not matter -->
+<skip_unavailable_shards>1</skip_unavailable_shards><timeout_overflow_mode>break</timeout_overflow_mode>
+<input_format_allow_errors_num>1000</input_format_allow_errors_num><join_use_nulls>1</join_use_nulls>
+</default></profiles>
 <users>
 <default><password></password><networks><ip>127.0.0.1</ip></networks>
 <profile>default</profile><quota>default</quota></default>
@@ -235,7 +239,7 @@ def zookeeper(folder: Path) -> Iterator[int]:
     folder.mkdir(parents=True)
     port = quiet_port()
     (folder / "zoo.cfg").write_text(
-        f"tickTime=2000\ndataDir={folder}/data\nclientPort={port}\n"
+        f"tickTime=500\ndataDir={folder}/data\nclientPort={port}\n"
         "clientPortAddress=127.0.0.1\nadmin.enableServer=false\n"
     )
     command = ["java", "-Xmx128m", "-cp", str(ZOOKEEPER)]

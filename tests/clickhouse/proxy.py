@@ -22,9 +22,13 @@ AT_ONCE = struct.pack("ii", 1, 0)
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """End both connections once so many bytes of the request, or else of its answer, went through."""
+    """End both connections once so many bytes of the request, or else of its answer, went through.
+
+    At once, as a firewall does, or ``quietly``, as the kernel does for a process that was killed.
+    """
 
     bytes: int
+    quietly: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +106,8 @@ class Proxy:
         if fault.bytes > len(request):
             client.sendall(_message(server)[: fault.bytes - len(request)])
         for end in (server, client):
-            end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, AT_ONCE)
+            if not fault.quietly:
+                end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, AT_ONCE)
             end.close()
         return False
 

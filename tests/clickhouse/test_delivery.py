@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
@@ -18,15 +17,12 @@ from engines import new_database
 from wsgi_tracker import Visit
 from wsgi_tracker.errors import StorageError
 from wsgi_tracker.period import DAY
-from wsgi_tracker.storage import FINISHED, Batch, Storage, open_storage
+from wsgi_tracker.storage import FINISHED, Batch, HardBatchError, Storage, open_storage
 from wsgi_tracker.storage.address import Address, read_address
-from wsgi_tracker.storage.clickhouse import now_us
+from wsgi_tracker.storage.clickhouse import ClickHouseStorage, now_us
 from wsgi_tracker.storage.clickhouse.client import Client
-from wsgi_tracker.storage.clickhouse.delivery import INSERT, ONE_BLOCK, Delivery
+from wsgi_tracker.storage.clickhouse.delivery import INSERT, ONE_BLOCK
 from wsgi_tracker.storage.clickhouse.ledger import MOST_FINISHED, Entry, Ledger, Sending
-from wsgi_tracker.storage.clickhouse.schema import Schema
-from wsgi_tracker.storage.clickhouse.settings import Settings
-from wsgi_tracker.storage.clickhouse.shards import Shards
 
 BEGIN = 1_790_000_000_000_000
 MONTH = 31 * DAY
@@ -72,40 +68,33 @@ class Died(BaseException):
 
 
 def deliver_and_die(
-    address: Address, some: Sequence[bytes], *, sent: bool, now: Callable[[], int] = now_us
+    address: Address, some: Sequence[bytes], *, sent: bool, clock: Callable[[], int] = now_us
 ) -> None:
     """Deliver a batch as a process does that dies before, or just behind, sending it."""
-    client = Client(address, query_timeout_seconds=9)
-    insert = client.insert
+    with closing(ClickHouseStorage(address, query_timeout_seconds=9, clock=clock)) as storage:
+        ingest(storage, [])
+        insert = storage._client.insert
 
-    def die(*given: Any, **named: Any) -> None:
-        if sent:
-            insert(*given, **named)
-        raise Died
+        def die(*given: Any, **named: Any) -> None:
+            if sent:
+                insert(*given, **named)
+            raise Died
 
-    client.insert = die  # type: ignore[method-assign]
-    schema = Schema(client)
-    schema.prepare()
-    delivery = Delivery(client, schema, shards_of(client), Ledger(address.spool, str(address)), now)
-    entry = delivery.settle(lambda _: closing(sqlite3.connect(":memory:")))
-    with pytest.raises(Died):
-        delivery.deliver(entry, Batch(b"".join(some), {"s": 5}), lambda _: closing(client))
-
-
-def shards_of(client: Client) -> Shards:
-    return Shards(client, Settings(client, now_us))
+        storage._client.insert = die  # type: ignore[method-assign]
+        with pytest.raises(Died):
+            ingest(storage, some, positions={"s": 5})
 
 
 def long_ago() -> int:
-    return BEGIN
+    return BEGIN - 365 * DAY
 
 
 @pytest.mark.parametrize("sent", [False, True])
-@pytest.mark.parametrize("now", [now_us, long_ago])
+@pytest.mark.parametrize("clock", [now_us, long_ago])
 def test_batch_on_its_way_is_there_once_afterwards(
-    now: Callable[[], int], sent: bool, address: Address, storage: Storage, node: Node
+    clock: Callable[[], int], sent: bool, address: Address, storage: Storage, node: Node
 ) -> None:
-    deliver_and_die(address, lines(0, 50), sent=sent, now=now)
+    deliver_and_die(address, lines(0, 50), sent=sent, clock=clock)
 
     ingest(storage, lines(50, 10))
 
@@ -119,7 +108,7 @@ def test_batch_that_the_server_has_forgotten_is_there_once(
 ) -> None:
     monkeypatch.setattr("wsgi_tracker.storage.clickhouse.schema.WINDOW", 1)
     address = read_address(new_database(engine_of_today.port, tmp_path))
-    deliver_and_die(address, lines(0, 50), sent=True, now=long_ago)
+    deliver_and_die(address, lines(0, 50), sent=True, clock=long_ago)
     (tmp_path / "other").mkdir()
     with closing(open_storage(replace(address, spool=tmp_path / "other"))) as other:
         ingest(other, lines(100, 10))
@@ -134,7 +123,7 @@ def test_half_a_batch_is_deleted_and_sent_whole(
     address: Address, storage: Storage, node: Node
 ) -> None:
     deliver_and_die(address, lines(0, 50), sent=False)
-    ledger = Ledger(address.spool, str(address))
+    ledger = Ledger(address.spool)
     entry, data = ledger.read()
     assert entry.sending is not None
     half = b"".join(gzip.decompress(data).splitlines(True)[:20])
@@ -147,24 +136,102 @@ def test_half_a_batch_is_deleted_and_sent_whole(
     assert different(node, address) == (50, 50)
 
 
-def test_ledger_that_is_damaged_or_of_another_database_is_refused(
-    address: Address, storage: Storage
-) -> None:
+def test_ledger_that_is_damaged_is_refused(address: Address, storage: Storage) -> None:
     ingest(storage, lines(0, 1), positions={"s": 1})
     path = address.spool / "deliveries"
     assert path.stat().st_mode & 0o777 == 0o600
-    with pytest.raises(StorageError, match="not of http://elsewhere/visits"):
-        Ledger(address.spool, "http://elsewhere/visits").entry()
 
     path.write_bytes(path.read_bytes()[:20])
     with pytest.raises(StorageError, match="is damaged"):
         ingest(storage, lines(1, 1))
 
 
+def test_ledger_is_of_one_database_however_that_is_named(
+    address: Address, storage: Storage, node: Node
+) -> None:
+    ingest(storage, lines(0, 1), positions={"s": 1})
+    origin = address.origin.replace("127.0.0.1", "localhost")
+    with closing(open_storage(replace(address, origin=origin))) as same:
+        ingest(same, lines(1, 1), positions={"s": 2})
+    with (
+        closing(open_storage(replace(address, database="another"))) as another,
+        pytest.raises(StorageError, match="tells of another database"),
+    ):
+        ingest(another, lines(2, 1), positions={"s": 3})
+
+    assert different(node, address) == (2, 2)
+    assert storage.positions(["s"]) == {"s": 2}
+
+
+def test_what_cannot_be_a_visit_stops_nothing(
+    address: Address, storage: Storage, node: Node
+) -> None:
+    good = lines(0, 3)
+    bad = [
+        good[0].replace(b'{"timestamp"', b'{"batch":7,"timestamp"'),
+        good[0].replace(b'"method"', b'"batch":7,"method"'),
+        good[0].replace(b":179", b':"179', 1).replace(b',"user', b'","user', 1),
+        good[0].replace(b'"timestamp":', b'"timestamp":null,"x":'),
+    ]
+
+    kept = ingest(storage, [*bad, *good], positions={"s": 1})
+
+    assert sorted(kept) == sorted(line.rstrip(b"\n") for line in bad)
+    assert different(node, address) == (3, 3)
+    assert storage.facts([]).counts == {"recorded": 3, "rejected": len(bad)}
+
+
+def test_lines_that_are_rejected_are_kept_though_the_rest_is_not_sent(
+    address: Address, storage: Storage
+) -> None:
+    ingest(storage, lines(0, 1))
+    ended: list[str] = []
+
+    @contextmanager
+    def keep(rejected: Sequence[bytes]) -> Iterator[None]:
+        try:
+            yield
+        except BaseException:
+            ended.append("taken back")
+            raise
+        ended.append("kept")
+
+    insert = storage._client.insert  # type: ignore[attr-defined]
+
+    def cut(statement: str, *given: Any, **named: Any) -> None:
+        if "visits_on_trial" not in statement:
+            raise StorageError("cut off")
+        insert(statement, *given, **named)
+
+    storage._client.insert = cut  # type: ignore[attr-defined]
+    with pytest.raises(StorageError, match="cut off"):
+        storage.ingest([], lambda _: Batch(b"5\n" + lines(1, 1)[0]), durable=True, kept=keep)
+    storage._client.insert = insert  # type: ignore[attr-defined]
+    ingest(storage, [])
+
+    assert ended == ["kept"]
+    assert storage.facts([]).counts == {"recorded": 2, "rejected": 1}
+
+
+def test_batch_with_too_much_that_is_no_visit_is_given_back(
+    address: Address, storage: Storage, node: Node
+) -> None:
+    bad = [b'{"timestamp":1,"method":"GET","endpoint":5}\n'] * 50
+
+    with pytest.raises(HardBatchError):
+        ingest(storage, [*bad, *lines(0, 10)], positions={"s": 1}, patience=3)
+    assert storage.positions(["s"]) == {}
+    ingest(storage, [*bad, *lines(0, 10)], positions={"s": 1})
+
+    assert different(node, address)[1] >= 10
+    assert storage.positions(["s"]) == {"s": 1}
+
+
 def test_ledger_does_not_grow_with_the_segments_that_were_finished() -> None:
-    entry = Entry("http://127.0.0.1/visits")
+    entry = Entry()
     for number in range(MOST_FINISHED + 10):
-        entry = entry.with_taken(Sending(finished=[f"{number}", "stays"]), 0)
+        sending = Sending(finished=[f"{number}", "stays"])
+        entry = replace(entry, sending=sending).with_taken(0)
 
     assert len(entry.finished) == MOST_FINISHED
     assert entry.positions_of(["0", "stays", f"{number}"]) == {

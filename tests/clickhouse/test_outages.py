@@ -153,7 +153,7 @@ def stored(node: Node, url: str) -> tuple[Counter[int], dict[str, int]]:
     with closing(Backend(address, settings={})) as backend:
         wait(lambda: not backend.ingester.catch_up(PATIENCE_SECONDS).size_bytes)
     paths = node.ask(f"SELECT ifNull(path, endpoint) FROM {address.database}.visits").split()
-    counts = Ledger(address.spool, str(address)).entry().counts
+    counts = Ledger(address.spool).entry().counts
     return Counter(int(path.rpartition("/")[2]) for path in paths), dict(counts)
 
 

@@ -36,7 +36,8 @@ class Address:
     @property
     def headers(self) -> dict[str, str]:
         """What tells the server who asks: never part of a URL, as those end up in logs."""
-        return {"X-ClickHouse-User": self.user, "X-ClickHouse-Key": self.password}
+        of_header = (text.encode().decode("latin-1") for text in (self.user, self.password))
+        return dict(zip(("X-ClickHouse-User", "X-ClickHouse-Key"), of_header, strict=True))
 
 
 def is_clickhouse(database: object) -> bool:

@@ -6,10 +6,13 @@ database. Reports read visits: there are no counters to keep.
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
+from platform import node
 
 from ...errors import ConfigurationError, Outage, StorageError, logger
 from ...period import HOUR
@@ -43,6 +46,7 @@ SELECT count(), uniqExact(user_agent), count(ip_address), min(ip_address), max(i
 SIZE = """
 SELECT sum(bytes) FROM {parts} WHERE database = {database} AND table = {table} AND active"""
 SCHEMA = 1
+LEDGER = "ledger "
 
 
 def now_us() -> int:
@@ -73,12 +77,15 @@ class ClickHouseStorage:
         self._clock = clock
         self._client = Client(address, query_timeout_seconds=query_timeout_seconds)
         self._schema = Schema(self._client)
-        self._ledger = Ledger(address.spool, str(address))
+        self._ledger = Ledger(address.spool)
+        self._is_claimed = False
         self._agents = Agents(self._client, clock)
-        self._replicas = Replicas(self._client, self._schema)
-        self._settings = Settings(self._client, clock)
+        self._replicas = Replicas(self._client)
+        self._settings = Settings(self._client, clock, self._replicas.await_settings)
         self._shards = Shards(self._client, self._settings)
-        self._delivery = Delivery(self._client, self._schema, self._shards, self._ledger, clock)
+        self._delivery = Delivery(
+            self._client, self._schema, self._shards, self._replicas, self._ledger, clock
+        )
         self._upkeep = Upkeep(self._client, self._schema, self._settings, clock)
 
     def ingest(
@@ -91,7 +98,8 @@ class ClickHouseStorage:
     ) -> None:
         """See :meth:`wsgi_tracker.storage.Storage.ingest`; the ledger is always durable."""
         self._schema.prepare()
-        entry = self._delivery.settle(kept)
+        self._claim()
+        entry = self._delivery.settle()
         batch = read(entry.positions_of(segments))
         if batch.packed is not None:
             batch.data, batch.packed = unpacked(batch.packed), None
@@ -99,6 +107,24 @@ class ClickHouseStorage:
         else:
             self._agents.learn(batch.data)
         self._delivery.deliver(entry, batch, kept)
+
+    def _claim(self) -> None:
+        """See that the database knows the ledger: what it tells of one is not so of another."""
+        if self._is_claimed:
+            return
+        entry, data = self._ledger.read()
+        if entry.id:
+            if not self._settings.read([LEDGER + entry.id]):
+                raise StorageError(
+                    f"{self._ledger.path} tells of another database than {self._client.address}: "
+                    f"choose another spool, or let that one take in what waits, stop all "
+                    f"processes, and delete the file"
+                )
+        else:
+            id = secrets.token_hex(16)
+            self._settings.keep({LEDGER + id: node()})
+            self._ledger.write(replace(entry, id=id), data)
+        self._is_claimed = True
 
     def count(self, *, enough: int = ENOUGH_TO_COUNT) -> bool:
         """See :meth:`wsgi_tracker.storage.Storage.count`; there is nothing to count."""
@@ -190,6 +216,7 @@ class ClickHouseStorage:
         """See :meth:`wsgi_tracker.storage.Storage.snapshot`."""
         refuse_unread(unread)
         self._schema.prepare()
+        self._replicas.await_settings()
         self._replicas.await_whole()
         yield ClickHouseSnapshot(self._client, self._settings, self._shards, self._clock())
 

@@ -14,7 +14,7 @@ from ...errors import ConfigurationError, QueryTimeoutError, StorageError
 from ..address import Address
 
 if TYPE_CHECKING:
-    from urllib3 import PoolManager
+    from urllib3 import BaseHTTPResponse, PoolManager
 
 CONNECT_SECONDS = 3.0
 RUN_SECONDS = 60.0  # servers of a cluster wait for each other
@@ -28,13 +28,44 @@ READING: dict[str, str | int] = {
 }
 # All ask, and send to, the same replica of a shard, as the others have what it took in a moment
 # later; where it is down, or comes back and lacks much, another one.
-REPLICAS = {
+LONGEST_DELAY_SECONDS = 5
+REPLICAS: dict[str, str | int] = {
     "load_balancing": "in_order",
     "prefer_localhost_replica": 0,
-    "max_replica_delay_for_distributed_queries": 5,
+    "max_replica_delay_for_distributed_queries": LONGEST_DELAY_SECONDS,
+}
+# What answers and deliveries depend on, whatever a profile says; of these, what a server knows.
+PINNED: dict[str, str | int] = {
+    "skip_unavailable_shards": 0,
+    **dict.fromkeys(
+        [
+            f"{limit}_overflow_mode"
+            for limit in ("distinct", "group_by", "join", "read", "result", "set", "sort")
+        ],
+        "throw",
+    ),
+    "timeout_overflow_mode": "throw",
+    "join_use_nulls": 0,
+    "transform_null_in": 0,
+    "async_insert": 0,
+    "insert_deduplicate": 1,
+    "max_partitions_per_insert_block": 0,
+    "input_format_allow_errors_num": 0,
+    "input_format_allow_errors_ratio": 0,
+    "input_format_null_as_default": 0,
+    "input_format_parallel_parsing": 0,
+    **dict.fromkeys(
+        [
+            f"input_format_json_read_{kind}_as_strings"
+            for kind in ("arrays", "bools", "numbers", "objects")
+        ],
+        0,
+    ),
 }
 TIMEOUT_EXCEEDED = 159
-REFUSED = {192, 193, 194, 291, 497, 516}  # unknown user, wrong or required password, no grant
+REFUSED = {192, 193, 194, 516}  # unknown user, wrong or required password
+SYNTAX_ERROR = 62
+OF_CLICKHOUSE = "x-clickhouse-"  # how some of its headers begin
 CODE = re.compile(r"Code: (\d+)")
 Settings = Mapping[str, "str | int | float"]
 
@@ -59,8 +90,14 @@ class Client:
             ) from error
         self.address = address
         self._query_timeout_seconds = query_timeout_seconds
+        self._pinned: dict[str, str | int] = {}
         self._pool: PoolManager | None = None
         self._pid = 0
+
+    def pin(self) -> None:
+        """From now on say with every statement what must not be otherwise."""
+        known = {name for (name,) in self.rows("SELECT name FROM system.settings")}
+        self._pinned = {name: value for name, value in PINNED.items() if name in known}
 
     def rows(self, statement: str, **settings: str | int | float) -> list[Any]:
         """Return the rows of a question, each a list. Raises :exc:`StorageError`."""
@@ -83,14 +120,12 @@ class Client:
 
     def insert(self, statement: str, data: bytes, **settings: str | int | float) -> None:
         """Send data, which is compressed by gzip, behind the statement that takes it."""
-        answer = self._post(
+        self._post(
             data,
             {"query": statement, **settings},
             seconds=SEND_SECONDS,
             headers={"Content-Encoding": "gzip"},
         )
-        if answer:  # of something that took nothing in
-            raise self._stranger()
 
     def _post(
         self,
@@ -100,16 +135,33 @@ class Client:
         seconds: float,
         headers: Mapping[str, str] | None = None,
     ) -> bytes:
+        replicas = REPLICAS if self.address.cluster else {}
+        options = {
+            "database": self.address.database,
+            **replicas,
+            **self._pinned,
+            **settings,
+        }
+        url = f"{self.address.origin}/?{urlencode(options)}"
+        response = self._request(url, body, seconds, {**self.address.headers, **(headers or {})})
+        if response.status != 200:
+            raise self._error(response.status, response.data)
+        if not any(name.lower().startswith(OF_CLICKHOUSE) for name in response.headers):
+            raise self._stranger()
+        data: bytes = response.data
+        return data
+
+    def _request(
+        self, url: str, body: bytes, seconds: float, headers: Mapping[str, str]
+    ) -> BaseHTTPResponse:
         from urllib3 import Timeout
         from urllib3.exceptions import HTTPError
 
-        replicas = REPLICAS if self.address.cluster else {}
-        options = urlencode({"database": self.address.database, **replicas, **settings})
         try:
-            response = self._connections().request(
+            return self._connections().request(
                 "POST",
-                f"{self.address.origin}/?{options}",
-                headers={**self.address.headers, **(headers or {})},
+                url,
+                headers=headers,
                 body=body,
                 timeout=Timeout(connect=CONNECT_SECONDS, read=seconds),
                 retries=False,
@@ -117,10 +169,6 @@ class Client:
             )
         except HTTPError as error:
             raise StorageError(f"{self.address} does not answer: {_reason(error)}") from error
-        if response.status != 200:
-            raise self._error(response.status, response.data)
-        data: bytes = response.data
-        return data
 
     def _connections(self) -> PoolManager:
         """Return this process's connections: a child must not share those of its parent."""
@@ -143,6 +191,8 @@ class Client:
         if code in REFUSED:
             # Its text may name the user, and says no more.
             return ClickHouseError(f"{self.address} refuses user or password", code)
+        if code == SYNTAX_ERROR:
+            text = "it does not understand a statement"  # which may hold what clients sent
         return ClickHouseError(f"{self.address} answers {status}: {text[:300]}", code)
 
     def _stranger(self) -> StorageError:

@@ -1,9 +1,9 @@
 """Deliver batches to ClickHouse, each exactly once, whoever dies in between.
 
 A batch is written down, with its bytes, before it is sent, and sent again until the server has it:
-the same bytes, as one block, so that the server knows those that come again. Where it cannot, as it
-is old or has had many blocks since, or the cluster would split them another way than before, it is
-asked what of the batch it has.
+the same bytes, as one block, so that the server knows those that come again. Whatever was not
+acknowledged at once is counted behind that: what is there of it by halves is deleted, and all of it
+sent under another number.
 """
 
 from __future__ import annotations
@@ -11,32 +11,30 @@ from __future__ import annotations
 import gzip
 import re
 import time
-import zlib
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass, replace
-from platform import node
+from collections.abc import Callable
+from dataclasses import replace
 
 from ...errors import StorageError
-from ...period import SECOND
 from ...visit import FIELDS
-from .. import Batch, KeptLines
-from ..lines import load_readable
+from .. import Batch, HardBatchError, KeptLines
+from ..lines import START, load_readable
 from .client import ClickHouseError, Client
 from .deletion import delete
 from .ledger import Entry, Ledger, Sending
 from .literals import bind
+from .replicas import Replicas
 from .schema import Schema
 from .shards import Shards
 
 LEVEL = 1  # of gzip: who takes in visits must not wait for it
 PATIENCE_SECONDS = 30.0  # for a server that goes on with what nobody waits for any more
 LOOK_SECONDS = 0.05
-KNOWN_SECONDS = 60  # for which a server surely knows a block, among those of all hosts
-START = b'{"timestamp":'
-TIMESTAMP = re.compile(START + rb"(\d+)")
+KNOWN_MS = 60_000  # for which a server surely knows a block, among those of all hosts
+# Of a batch's number, its milliseconds since the epoch stand before its host.
+HOST_BITS = 22
+TIMESTAMP = re.compile(START + rb"(\d+),")
 # Behind a colon, only a name stands in quotes: so each line has each of them, once.
-REQUIRED = (START, b'"method":', b'"endpoint":')
+REQUIRED = (b'"method":', b'"endpoint":')
 INSERT = f"INSERT INTO {{table}} (batch, {', '.join(FIELDS)}) FORMAT JSONEachRow"
 # One block, whatever the server is told otherwise; stored, and on its shard, before the answer.
 ONE_BLOCK = {
@@ -50,15 +48,6 @@ WITHIN = "batch = {batch} AND timestamp >= {first} AND timestamp <= {last}"
 IS_RUNNING = "SELECT count() FROM system.processes WHERE query_id = {query}"
 
 
-@dataclass(slots=True)
-class Parcel:
-    """Lines to be sent, and what they are sent with."""
-
-    data: bytes
-    torn: Sequence[bytes] = ()
-    kept: KeptLines = nullcontext
-
-
 class Delivery:
     """What leads from a host's ledger to one database; ``clock`` returns microseconds."""
 
@@ -67,40 +56,44 @@ class Delivery:
         client: Client,
         schema: Schema,
         shards: Shards,
+        replicas: Replicas,
         ledger: Ledger,
         clock: Callable[[], int],
     ) -> None:
         self._client = client
         self._schema = schema
         self._shards = shards
+        self._replicas = replicas
         self._ledger = ledger
         self._clock = clock
-        self._host = zlib.crc32(f"{node()}:{ledger.path}".encode()) & 0xFFF
 
-    def settle(self, kept: KeptLines) -> Entry:
+    def settle(self) -> Entry:
         """See that what was on its way is there; return what holds then."""
         entry, data = self._ledger.read()
         sending = entry.sending
         if sending is None:
             return entry
-        lines = gzip.decompress(data).replace(_mark(sending.batch), START)
         self._await_end(sending)
-        if self._is_known(sending):
-            return self._send(entry, sending, Parcel(lines, kept=kept), data)
-        stored = self._count(sending)
-        if stored == sending.lines:
-            return self._taken(entry, sending)
+        stored = 0 if self._is_known(sending) else self._count(sending)
+        if not stored:
+            if not self._send(sending, data):
+                # Refused as a whole: it is read again, and sorted then.
+                entry = replace(entry, sending=None)
+                self._ledger.write(entry)
+                return entry
+            stored = self._count(sending)
+        if stored != sending.lines:
+            entry = self._send_anew(entry, sending, data, stored)
+        return self._taken(entry)
+
+    def _send_anew(self, entry: Entry, sending: Sending, data: bytes, stored: int) -> Entry:
+        """Send a batch under another number: what was deleted must not be taken for what comes."""
         if stored:
             delete(self._client, self._schema, "visits", bind(WITHIN, _values(sending)))
-        # Under another number: what was deleted must not be taken for what comes.
-        return self._begin(entry, sending, Parcel(lines, kept=kept))
-
-    def _is_known(self, sending: Sending) -> bool:
-        """Return whether servers will refuse what they have of a batch if it comes again."""
-        age = self._clock() - (sending.batch >> 12)
-        if not self._schema.refuses_repeats or not 0 <= age < KNOWN_SECONDS * SECOND:
-            return False
-        return sending.layout == self._shards.layout()
+        lines = gzip.decompress(data).replace(_mark(sending.batch), START)
+        entry, data = self._write_down(entry, sending, lines)
+        self._send_or_raise(entry, data)
+        return entry
 
     def deliver(self, entry: Entry, batch: Batch, kept: KeptLines) -> Entry:
         """Send what a batch holds; return what holds once it is there."""
@@ -108,37 +101,76 @@ class Delivery:
             positions=batch.positions, finished=batch.finished, counts=dict(batch.counts)
         )
         if not batch.data:
-            return self._taken(entry, sending) if batch.positions or batch.finished else entry
-        return self._begin(entry, sending, Parcel(batch.data, batch.torn, kept))
+            is_news = batch.positions or batch.finished or sum(batch.counts.values())
+            return self._taken(replace(entry, sending=sending)) if is_news else entry
+        if _are_visits(batch.data):
+            entry, data = self._write_down(entry, sending, batch.data)
+            if self._send(entry.sending or sending, data):
+                return self._taken(entry)
+        return self._deliver_sorted(entry, sending, batch, kept)
 
-    def _begin(self, entry: Entry, sending: Sending, parcel: Parcel) -> Entry:
-        """Write down what is to be sent, and send it."""
-        timestamps = [int(found) for found in TIMESTAMP.findall(parcel.data)]
-        if not timestamps:
-            return self._sorted_out(entry, sending, parcel)
+    def _deliver_sorted(
+        self, entry: Entry, sending: Sending, batch: Batch, kept: KeptLines
+    ) -> Entry:
+        """Send what is readable of a batch that was refused, and count the rest."""
+        good: list[bytes] = []
+
+        def load(data: bytes, lines: int) -> bool:
+            taken = self._is_taken_on_trial(data)
+            if taken:
+                good.append(data)
+            return taken
+
+        try:
+            unreadable = load_readable(batch.data, load, batch.patience)
+        except HardBatchError:
+            self._ledger.write(replace(entry, sending=None))
+            raise
+        torn = sum(line in batch.torn for line in unreadable.lines)
+        counts = {
+            "torn": torn + len(unreadable.torn),
+            "rejected": len(unreadable.lines) - torn,
+        }
+        sending = sending.with_counts(counts)
+        with kept(unreadable.lines + unreadable.torn):
+            if not good:
+                return self._taken(replace(entry, sending=sending))
+            entry, data = self._write_down(entry, sending, b"".join(good))
+        self._send_or_raise(entry, data)
+        return self._taken(entry)
+
+    def _write_down(self, entry: Entry, sending: Sending, lines: bytes) -> tuple[Entry, bytes]:
+        """Write down what is to be sent; return what holds then, and its bytes."""
+        timestamps = [int(found) for found in TIMESTAMP.findall(lines)]
+        host = int(entry.id or "0", 16) % (1 << HOST_BITS)
+        moment = max(self._clock() // 1000, (entry.batch >> HOST_BITS) + 1)
         sending = replace(
             sending,
-            batch=max(self._clock() << 12 | self._host, entry.batch + (1 << 12)),
-            lines=parcel.data.count(b"\n"),
+            batch=moment << HOST_BITS | host,
+            lines=len(timestamps),
             first=min(timestamps),
             last=max(timestamps),
             layout=self._shards.layout(),
         )
         self._shards.note(sending.layout)
-        data = gzip.compress(parcel.data.replace(START, _mark(sending.batch)), LEVEL, mtime=0)
-        entry = replace(entry, sending=sending)
+        data = _packed(lines, sending.batch)
+        entry = replace(entry, batch=sending.batch, sending=sending)
         self._ledger.write(entry, data)
-        return self._send(entry, sending, parcel, data)
+        return entry, data
 
-    def _send(self, entry: Entry, sending: Sending, parcel: Parcel, data: bytes) -> Entry:
-        if not self._is_taken("visits", parcel.data, data, query_id=_query(sending)):
-            return self._sorted_out(entry, sending, parcel)
-        return self._taken(entry, sending)
-
-    def _is_taken(self, table: str, lines: bytes, data: bytes, **settings: str) -> bool:
+    def _send(self, sending: Sending, data: bytes) -> bool:
         """Send lines of visits, and return True; False if there is something else among them."""
-        if not _are_visits(lines):
-            return False
+        return self._is_taken("visits", data, query_id=_query(sending))
+
+    def _send_or_raise(self, entry: Entry, data: bytes) -> None:
+        if entry.sending is None or not self._send(entry.sending, data):
+            raise StorageError(f"{self._client.address} refuses what it has taken before")
+
+    def _is_taken_on_trial(self, lines: bytes) -> bool:
+        """Return whether the server can read lines; it forgets them."""
+        return _are_visits(lines) and self._is_taken("visits_on_trial", _packed(lines, 0))
+
+    def _is_taken(self, table: str, data: bytes, **settings: str) -> bool:
         try:
             self._client.insert(INSERT.replace("{table}", table), data, **ONE_BLOCK, **settings)
         except ClickHouseError as error:
@@ -147,37 +179,18 @@ class Delivery:
             raise
         return True
 
-    def _sorted_out(self, entry: Entry, sending: Sending, parcel: Parcel) -> Entry:
-        """Send what is readable of a batch that was refused, and count the rest."""
-        good: list[bytes] = []
-
-        def load(data: bytes, lines: int) -> bool:
-            taken = self._is_taken("visits_on_trial", data, gzip.compress(data, LEVEL))
-            if taken:
-                good.append(data)
-            return taken
-
-        unreadable = load_readable(parcel.data, load)
-        torn = sum(line in parcel.torn for line in unreadable.lines)
-        counts = {
-            "torn": torn + len(unreadable.torn),
-            "rejected": len(unreadable.lines) - torn,
-        }
-        total = {
-            name: sending.counts.get(name, 0) + counts.get(name, 0)
-            for name in sending.counts | counts
-        }
-        sending = replace(sending, counts=total)
-        with parcel.kept(unreadable.lines + unreadable.torn):
-            if not good:
-                return self._taken(entry, replace(sending, lines=0))
-            return self._begin(entry, sending, Parcel(b"".join(good)))
-
-    def _taken(self, entry: Entry, sending: Sending) -> Entry:
-        """Write down that a batch is there."""
-        entry = entry.with_taken(sending, self._clock())
+    def _taken(self, entry: Entry) -> Entry:
+        """Write down that what was on its way is there."""
+        entry = entry.with_taken(self._clock())
         self._ledger.write(entry)
         return entry
+
+    def _is_known(self, sending: Sending) -> bool:
+        """Return whether servers will refuse what they have of a batch if it comes again."""
+        age = self._clock() // 1000 - (sending.batch >> HOST_BITS)
+        if not self._schema.refuses_repeats or not 0 <= age < KNOWN_MS:
+            return False
+        return sending.layout == self._shards.layout()
 
     def _await_end(self, sending: Sending) -> None:
         """Wait until a server stores nothing of a batch any more that was cut off."""
@@ -188,7 +201,8 @@ class Delivery:
             time.sleep(LOOK_SECONDS)
 
     def _count(self, sending: Sending) -> int:
-        """Return how many visits of a batch are there."""
+        """Return how many visits of a batch are there; not of a replica that lacks some."""
+        self._replicas.await_whole()
         return self._ask(f"SELECT count() FROM visits WHERE {WITHIN}", **_values(sending))
 
     def _ask(self, statement: str, **values: str | int) -> int:
@@ -198,7 +212,9 @@ class Delivery:
 def _are_visits(data: bytes) -> bool:
     lines = data.count(b"\n")
     return (
-        all(data.count(name) == lines for name in REQUIRED)
+        len(TIMESTAMP.findall(data)) == lines
+        and all(data.count(name) == lines for name in REQUIRED)
+        and b'"batch":' not in data
         and b"\0" not in data
         and (data.isascii() or _is_utf8(data))
     )
@@ -210,6 +226,10 @@ def _is_utf8(data: bytes) -> bool:
     except UnicodeDecodeError:
         return False
     return True
+
+
+def _packed(lines: bytes, batch: int) -> bytes:
+    return gzip.compress(lines.replace(START, _mark(batch)), LEVEL, mtime=0)
 
 
 def _mark(batch: int) -> bytes:

@@ -1,4 +1,4 @@
-"""What a host knows of its deliveries to ClickHouse: one file, beside the spool, always whole.
+"""What a host knows of its deliveries to ClickHouse: one file, in the spool's folder, always whole.
 
 No transaction spans a host's spool and a server, so what is sent is written down before, with its
 bytes, and what was taken in behind. Only who holds the host's ingest lock writes it; others may
@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -41,16 +41,20 @@ class Sending:
     finished: list[str] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=dict)
 
+    def with_counts(self, more: Mapping[str, int]) -> Sending:
+        """Return it with these added."""
+        return replace(self, counts=dict(Counter(self.counts) + Counter(more)))
+
 
 @dataclass(frozen=True, slots=True)
 class Entry:
     """What holds: how far segments were taken in, when others were finished, and counts.
 
-    Times are in seconds since the epoch, ``last_ingest`` in microseconds. ``batch`` is the number
-    of the last one.
+    Times are in seconds since the epoch, ``last_ingest`` in microseconds. ``id`` is the ledger's own,
+    by which its database knows it, in hexadecimal digits; ``batch`` is the number of the last one.
     """
 
-    database: str
+    id: str = ""
     batch: int = 0
     positions: dict[str, int] = field(default_factory=dict)
     finished: dict[str, int] = field(default_factory=dict)
@@ -64,8 +68,9 @@ class Entry:
         known = {id: self.positions[id] for id in segments if id in self.positions}
         return known | {id: FINISHED for id in segments if id in self.finished}
 
-    def with_taken(self, taken: Sending, now_us: int) -> Entry:
-        """Return what holds once a batch is there."""
+    def with_taken(self, now_us: int) -> Entry:
+        """Return what holds once what is on its way is there."""
+        taken = self.sending or Sending()
         counts = Counter(self.counts) + Counter({**taken.counts, "recorded": taken.lines})
         finished = dict(self.finished)
         for id in taken.finished:
@@ -78,7 +83,6 @@ class Entry:
         }
         return replace(
             self,
-            batch=max(self.batch, taken.batch),
             positions=positions,
             finished=dict(list(finished.items())[-MOST_FINISHED:]),
             counts=dict(counts),
@@ -91,16 +95,15 @@ class Entry:
 class Ledger:
     """The file, in a spool's folder."""
 
-    def __init__(self, folder: Path, database: str) -> None:
+    def __init__(self, folder: Path) -> None:
         self.path = folder / "deliveries"
-        self._database = database
 
     def read(self) -> tuple[Entry, bytes]:
         """Return the entry, and the bytes that are on their way. Raises :exc:`StorageError`."""
         try:
             header, _, data = self.path.read_bytes().partition(b"\n")
         except FileNotFoundError:
-            return Entry(self._database), b""
+            return Entry(), b""
         except OSError as error:
             raise StorageError(f"{self.path} cannot be read: {error}") from error
         return self._entry(header), data
@@ -111,7 +114,7 @@ class Ledger:
             with self.path.open("rb") as file:
                 header = file.readline()
         except FileNotFoundError:
-            return Entry(self._database)
+            return Entry()
         except OSError as error:
             raise StorageError(f"{self.path} cannot be read: {error}") from error
         return self._entry(header)
@@ -120,18 +123,12 @@ class Ledger:
         try:
             found: dict[str, Any] = json.loads(header)
             sending = found.pop("sending")
-            entry = Entry(**found, sending=sending and Sending(**sending))
+            return Entry(**found, sending=sending and Sending(**sending))
         except (ValueError, KeyError, TypeError) as error:
             raise StorageError(
                 f"{self.path} is damaged: what of the spool is stored is not known; restore the "
-                f"file, or delete it and accept that visits may count twice"
+                f"file, or stop all processes, delete it and accept that visits may count twice"
             ) from error
-        if entry.database != self._database:
-            raise StorageError(
-                f"{self.path} tells of {entry.database}, not of {self._database}: let that take in "
-                f"what waits, then delete the file, or choose another spool"
-            )
-        return entry
 
     def write(self, entry: Entry, data: bytes = b"") -> None:
         """Put it in place, whole, so that it survives a power cut. Raises :exc:`StorageError`."""

@@ -22,6 +22,7 @@ from ...reports import (
 )
 from ...selection import Selection
 from .conditions import AGENTS, OF_AGENTS, column, where
+from .literals import PLACEHOLDER
 from .zones import bucket_key
 
 # What each shard finds, put together: as a user's visits are on one, users need not be compared, but
@@ -131,7 +132,8 @@ def outcomes(rows: Rows, selection: Selection) -> Outcomes:
 def outcomes_of_endpoints(rows: Rows, selection: Selection) -> dict[tuple[str, str], Outcomes]:
     """Return outcomes by endpoint and method."""
     found = _outcomes(rows, selection, "[endpoint, method]")
-    return {(endpoint, method): of for (endpoint, method), of in found.items()}
+    # One that is not there any more, as it was deleted meanwhile, has none.
+    return defaultdict(Outcomes, {(at, method): of for (at, method), of in found.items()})
 
 
 def outcomes_of_buckets(
@@ -140,7 +142,7 @@ def outcomes_of_buckets(
     """Return outcomes by where a bucket starts."""
     groups = _groups(rows, selection, granularity, zone, now)
     by_key = _outcomes(rows, selection, groups.key)
-    found = {group.bucket: by_key[key] for key, group in groups.whole.items()}
+    found = {group.bucket: by_key.get(key, Outcomes()) for key, group in groups.whole.items()}
     others = {bucket: outcomes(rows, within) for bucket, within in groups.others.items()}
     return found | {bucket: of for bucket, of in others.items() if of.hits}
 
@@ -165,9 +167,9 @@ def sessions(rows: Rows, selection: Selection) -> Sessions:
 
 
 def _ask(rows: Rows, statement: str, selection: Selection, **parts: str) -> list[Any]:
-    for name, part in {"where": where(selection), **parts}.items():
-        statement = statement.replace(f"{{{name}}}", part)
-    return rows(statement)
+    parts = {"where": where(selection), **parts}
+    # All at once: what clients have written may look like one of them.
+    return rows(PLACEHOLDER.sub(lambda found: parts[found[1]], statement))
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,53 +9,61 @@ from __future__ import annotations
 import time
 
 from ...errors import StorageError
-from .client import Client
+from .client import LONGEST_DELAY_SECONDS, Client
 from .literals import bind
-from .schema import Schema
 
 PATIENCE_SECONDS = 1.0
 LOOK_SECONDS = 0.02
-REPLICATED = "SELECT max(replica_num) FROM system.clusters WHERE cluster = {cluster}"
-# An empty log has no greatest index, and 0 is told.
-BEHIND = """
-SELECT replica_name FROM cluster({cluster}, system, replicas)
-WHERE database = {database} AND table = {table}
-    AND (is_readonly OR inserts_in_queue > 0 OR (log_max_index > 0 AND log_pointer <= log_max_index))"""
+# One that is started anew, or is far behind, is not asked for visits; others of its shard are. An
+# empty log has no greatest index, and 0 is told.
+STATES = f"""
+SELECT zookeeper_path, replica_name, is_readonly OR absolute_delay >= {LONGEST_DELAY_SECONDS},
+    inserts_in_queue > 0 OR (log_max_index > 0 AND log_pointer <= log_max_index)
+FROM {{source}} WHERE database = {{database}} AND table = {{table}}"""
+OF_SHARDS = "cluster({cluster}, system, replicas)"
 
 
 class Replicas:
-    """The replicas of the shards that hold one database's visits."""
+    """The replicas of what one database's cluster holds, if it has one."""
 
-    def __init__(self, client: Client, schema: Schema) -> None:
+    def __init__(self, client: Client) -> None:
         self._client = client
-        self._schema = schema
-        self._are_there: bool | None = None
 
     def await_whole(self) -> None:
-        """Wait until those who answer lack nothing. Raises :exc:`StorageError`."""
-        if not self._may_lack_any():
-            return
+        """Wait until those who answer lack no visits. Raises :exc:`StorageError`."""
+        if self._client.address.cluster:
+            source = bind(OF_SHARDS, {"cluster": self._client.address.cluster})
+            self._await(STATES.replace("{source}", source), "visits_of_shard")
+
+    def await_settings(self) -> None:
+        """Wait until the server that is asked lacks no settings. Raises :exc:`StorageError`."""
+        if self._client.address.cluster:
+            self._await(STATES.replace("{source}", "system.replicas"), "settings")
+
+    def _await(self, statement: str, table: str) -> None:
         address = self._client.address
-        names = {
-            "cluster": address.cluster,
-            "database": address.database,
-            "table": self._schema.own_visits,
-        }
-        statement = bind(BEHIND, names)
+        statement = bind(statement, {"database": address.database, "table": table})
         deadline = time.monotonic() + PATIENCE_SECONDS
-        while behind := self._client.rows(statement):
+        while (behind := self._behind(statement)) is not None:
             if time.monotonic() > deadline:
                 raise StorageError(
-                    f"{address}: replica {behind[0][0]} of a shard lacks visits, and the one which "
-                    f"has them is down or slow, or ZooKeeper is"
+                    f"{address}: replica {behind} lacks {table}, and the one which has them is "
+                    f"down or slow, or ZooKeeper is"
                 )
             time.sleep(LOOK_SECONDS)
 
-    def _may_lack_any(self) -> bool:
-        """Return whether any shard has more than one."""
-        cluster = self._client.address.cluster
-        if self._are_there is None:
-            self._are_there = bool(cluster) and bool(
-                self._client.rows(bind(REPLICATED, {"cluster": cluster}))[0][0] > 1
-            )
-        return self._are_there
+    def _behind(self, statement: str) -> str | None:
+        """Return the name of a replica that would answer, and lacks something."""
+        unasked = {}
+        for path, name, is_unasked, is_behind in self._client.rows(statement):
+            if is_unasked:
+                unasked[path] = name
+            elif is_behind:
+                return str(name)
+        if not unasked:
+            return None
+        # By chance, another one of the shard.
+        for path, _, is_unasked, is_behind in self._client.rows(statement, load_balancing="random"):
+            if not is_unasked and not is_behind:
+                unasked.pop(path, None)
+        return next(iter(unasked.values()), None)

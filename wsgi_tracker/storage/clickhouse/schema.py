@@ -91,6 +91,7 @@ class Schema:
             self._make()
             self._await_replicas()
             made = self._made() or {}
+        self._client.pin()
         # One server refuses what it has already if it was told to; a cluster always does.
         self.refuses_repeats = bool(self._cluster) or DEDUPLICATION in made["visits"]
         self._is_ready = True

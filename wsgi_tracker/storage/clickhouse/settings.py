@@ -1,7 +1,8 @@
 """What all hosts of a database agree on, by name.
 
 Rows are only added. Of those of the greatest epoch the first holds, so that of two hosts that say
-something at once both go on with the same; who changes a setting begins an epoch.
+something at once both go on with the same, as far as their clocks agree; who changes a setting begins
+an epoch.
 """
 
 from __future__ import annotations
@@ -18,11 +19,17 @@ GROUP BY name"""
 
 
 class Settings:
-    """The settings of one database; ``clock`` returns microseconds."""
+    """The settings of one database; ``clock`` returns microseconds.
 
-    def __init__(self, client: Client, clock: Callable[[], int]) -> None:
+    ``await_whole`` returns once the server that is asked has what was said to any other.
+    """
+
+    def __init__(
+        self, client: Client, clock: Callable[[], int], await_whole: Callable[[], None]
+    ) -> None:
         self._client = client
         self._clock = clock
+        self._await_whole = await_whole
 
     def read(self, names: Iterable[str]) -> dict[str, str]:
         """Return the values of those of these settings that have one."""
@@ -35,18 +42,24 @@ class Settings:
 
     def keep(self, settings: Mapping[str, str]) -> dict[str, str]:
         """Give each of these settings its value unless it has one; return the values that hold."""
-        known = self._rows(settings)
-        missing = {
-            name: (value, known.get(name, (None, 0))[1])
-            for name, value in settings.items()
-            if known.get(name, (None, 0))[0] is None
-        }
-        if missing:
-            self._add(missing)
-        return self.read(settings)
+        found = self.read(settings)
+        if not found.keys() >= settings.keys():
+            self._await_whole()
+            known = self._rows(settings)
+            self._add(
+                {
+                    name: (value, known.get(name, (None, 0))[1])
+                    for name, value in settings.items()
+                    if known.get(name, (None, 0))[0] is None
+                }
+            )
+            self._await_whole()
+            found = self.read(settings)
+        return found
 
     def write(self, settings: Mapping[str, str | int | None]) -> None:
         """Give settings these values, whatever they had, ``None`` for none."""
+        self._await_whole()
         known = self._rows(settings)
         self._add(
             {
@@ -63,6 +76,8 @@ class Settings:
         return {name: (value, epoch) for name, value, epoch in rows}
 
     def _add(self, settings: Mapping[str, tuple[str | None, int]]) -> None:
+        if not settings:
+            return
         now = self._clock()
         rows = ", ".join(
             f"({literal(name)}, {literal(value)}, {literal(epoch)}, {literal(now)})"

@@ -15,9 +15,10 @@ from .literals import bind
 from .questions import Rows
 from .settings import Settings
 
+# A shard is known by its first replica.
 LAYOUT = """
-SELECT shard_num, any(shard_weight) FROM system.clusters WHERE cluster = {cluster}
-GROUP BY shard_num ORDER BY shard_num"""
+SELECT shard_weight, host_name, port FROM system.clusters WHERE cluster = {cluster} AND replica_num = 1
+ORDER BY shard_num"""
 SETTING = "layout"
 SEVERAL = "several"
 
@@ -38,7 +39,7 @@ class Shards:
         rows = self._client.rows(bind(LAYOUT, {"cluster": cluster}))
         if not rows:
             raise StorageError(f"{self._client.address} knows no cluster {cluster}")
-        return " ".join(f"{shard}:{weight}" for shard, weight in rows)
+        return " ".join(f"{weight}*{host}:{port}" for weight, host, port in rows)
 
     def note(self, layout: str) -> None:
         """Have it known that visits will be shared out so."""
