@@ -6,7 +6,7 @@
 The visits are those of a database that bulk.py makes, which needs numpy. They are taken into each
 database named that has none yet, as ``wsgi-tracker migrate`` does it, timed are the deliveries alone:
 lines out, and the ledger written twice a batch. Then every report is asked of all of them in turn,
-``--repetitions`` times, in this process; all answers must be equal. ``python tests/clickhouses.py one
+``--repetitions`` times, in this process; where answers differ, it says so. ``PYTHONPATH=tests python tests/clickhouse/clickhouses.py one
 FOLDER`` and ``cluster FOLDER`` run servers for it, and print their ports.
 """
 
@@ -82,7 +82,7 @@ def bytes_per_visit(backend: Backend, place: Path | Address, rows: int) -> float
 
 
 def ask(backends: dict[str, Backend], options: argparse.Namespace) -> list[list[str]]:
-    """Return a line of the table for each report; raise where two answers differ."""
+    """Return a line of the table for each report; say where two answers differ."""
     day = time.strftime("%Y-%m-%d", time.gmtime(time.time() - 30 * 86400))
     past = [path.format(start=day, end=time.strftime("%Y-%m-%d", time.gmtime())) for path in PAST]
     lines, now = [], [0]

@@ -2,7 +2,8 @@
 
 Visits are taken in the order in which they arrived, so whoever stops, or is stopped, goes on behind
 the last one that was taken in; and what arrives meanwhile is the rest of the next run. How far it
-came is known where the visits go, as for any segment.
+came is known to the ledger of the target; that it ever began, to the target itself, so that nobody
+begins again elsewhere.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timezone
 
+from .errors import ConfigurationError
 from .period import Granularity
 from .selection import Selection
 from .storage import Batch, Storage
@@ -41,12 +43,18 @@ class Comparison:
 def migrate(source: Storage, target: Storage) -> Iterator[Progress]:
     """Take the visits of ``source`` into ``target``, a step each time the iterator is advanced.
 
-    What waits in the spool of ``source`` is no part of it. Raises :exc:`StorageError`.
+    What waits in the spool of ``source`` is no part of it. Raises :exc:`StorageError`, and
+    :exc:`ConfigurationError` where it cannot go on.
     """
     segment = f"migration-{hashlib.blake2b(source.secret(), digest_size=16).hexdigest()}"
-    target.declare(source.declared(SETTINGS))
+    _agree(source, target)
     target.ingest([segment], lambda _: Batch(), durable=True)  # what was on its way
     last = target.positions([segment]).get(segment)
+    if last is None and target.declared([segment]):
+        raise ConfigurationError(
+            "these visits were taken there before, under another name of the server or from another "
+            "copy of the database: give the same, or they would be there twice"
+        )
     with source.snapshot(long=True) as snapshot:
         upto = snapshot.newest_id()
     visits = 0
@@ -59,7 +67,20 @@ def migrate(source: Storage, target: Storage) -> Iterator[Progress]:
         last = found[-1][0]
         batch = Batch(b"".join(visit.line() for _, visit in found), {segment: last})
         target.ingest([segment], lambda _, batch=batch: batch, durable=True)  # type: ignore[misc]
+        if not visits:
+            target.declare({segment: "begun"})
         visits += len(found)
+
+
+def _agree(source: Storage, target: Storage) -> None:
+    given = source.declared(SETTINGS)
+    known = target.declare(given)
+    for name, value in given.items():
+        if known[name] != value:
+            raise ConfigurationError(
+                f"the new database has {name}={known[name]!r}, the old one {value!r}: users or days "
+                f"of before would not be those of after"
+            )
 
 
 def compare(source: Storage, target: Storage) -> Comparison:

@@ -16,7 +16,8 @@ from engines import new_database
 
 from wsgi_tracker import Visit
 from wsgi_tracker.errors import StorageError
-from wsgi_tracker.period import DAY
+from wsgi_tracker.period import DAY, Granularity
+from wsgi_tracker.selection import Filter, Selection
 from wsgi_tracker.storage import FINISHED, Batch, HardBatchError, Storage, open_storage
 from wsgi_tracker.storage.address import Address, read_address
 from wsgi_tracker.storage.clickhouse import ClickHouseStorage, now_us
@@ -273,3 +274,39 @@ def test_user_is_forgotten_with_what_only_that_user_had(
     assert different(node, address) == (30, 30)
     agents = node.ask(f"SELECT DISTINCT user_agent FROM {address.database}.user_agents")
     assert agents.split() == ["curl/8.1"]
+
+
+def test_user_agents_that_came_too_fast_are_decided_anew(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("wsgi_tracker.storage.clickhouse.agents.DECIDE_SECONDS", -1.0)
+    tools = Selection(filters=(Filter("class", ("tool",)),))
+    ingest(
+        storage,
+        [Visit(BEGIN + n, None, "GET", "/", user_agent=f"curl/8.{n}").line() for n in range(5)],
+    )
+    with storage.snapshot() as snapshot:
+        assert snapshot.hits(tools) == 1
+    for _ in storage.reclassify():
+        pass
+    with storage.snapshot() as snapshot:
+        assert snapshot.hits(tools) == 5
+
+
+PLACES = ("{where}", "{bucket}", "{key}", "{limit}", "{value}", "{source}", "{}", "{0}", "{x!r}")
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_what_looks_like_a_place_in_a_statement_is_found_as_it_is(
+    place: str, storage: Storage
+) -> None:
+    route = f"/s3/{place}/'{place}"
+    ingest(storage, [Visit(BEGIN, "a" * 32, "GET", route, user_agent=place).line(), *lines(0, 5)])
+    selection = Selection(filters=(Filter("endpoint", (route,), is_exact=True),))
+    with storage.snapshot() as snapshot:
+        assert [row.endpoint for row in snapshot.stats(selection)] == [route]
+        assert [row.hits for row in snapshot.trends(selection, Granularity.DAY)] == [1]
+        assert snapshot.outcomes(selection).statuses().total() == 1
+        for by in ("user_agent", "class", "browser", "status", "path"):
+            assert [row.hits for row in snapshot.breakdown(selection, by, 10).rows] == [1]
+        assert snapshot.sessions(selection).count == 1

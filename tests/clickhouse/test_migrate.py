@@ -14,6 +14,8 @@ from commands import Running, command
 from counting import BEGIN, Counted, visit
 from engines import new_database
 
+from wsgi_tracker import open_storage
+from wsgi_tracker.hostlock import HostLock
 from wsgi_tracker.period import HOUR
 from wsgi_tracker.storage.address import read_address
 
@@ -119,3 +121,43 @@ def test_direction_is_from_sqlite_to_clickhouse(swap: bool, db: Counted, target:
 
     assert refused.exit_code == 2
     assert "SOURCE is a path, and TARGET a clickhouse://" in refused.stderr
+
+
+def test_visits_that_were_moved_are_not_moved_by_another_name(
+    db: Counted, target: str, moved: Callable[[], list[int]]
+) -> None:
+    fill(db, 0, 100)
+    assert command("migrate", db.database, target).exit_code == 0
+
+    refused = command("migrate", db.database, target.replace("127.0.0.1", "localhost"))
+
+    assert refused.exit_code == 1
+    assert "were taken there before" in refused.stderr
+    assert moved()[:2] == [100, 100]
+
+
+def test_database_of_another_time_zone_is_refused(
+    db: Counted, target: str, moved: Callable[[], list[int]]
+) -> None:
+    fill(db, 0, 100)
+    db.storage.configure({"timezone": "Asia/Tokyo"})
+    with closing(open_storage(target)) as storage:
+        storage.declare({"timezone": "Europe/Berlin"})
+
+    refused = command("migrate", db.database, target)
+
+    assert refused.exit_code == 1
+    assert "has timezone='Europe/Berlin', the old one 'Asia/Tokyo'" in refused.stderr
+    assert moved()[0] == 0
+
+
+def test_only_one_moves_the_same(db: Counted, target: str) -> None:
+    fill(db, 0, 10)
+    assert command("migrate", db.database, target).exit_code == 0
+    (spool,) = db.database.with_name("visits.db-spool").glob("migration-*")
+    with HostLock.of(spool).held() as ours:
+        assert ours
+        refused = command("migrate", db.database, target)
+
+    assert refused.exit_code == 1
+    assert "another command" in refused.stderr

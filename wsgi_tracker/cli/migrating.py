@@ -6,12 +6,15 @@ import json
 import time
 import zlib
 from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 import click
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ..errors import TrackerError
+from ..hostlock import HostLock
 from ..ingest import spool_errors
 from ..migrating import Comparison, compare, migrate
 from ..migrating import Progress as Migrated
@@ -48,15 +51,21 @@ def migrate_database(source: str, target: str, as_json: bool) -> None:
         spool = backend.spool.folder / f"migration-{zlib.crc32(str(new).encode()):08x}"
         with spool_errors():
             spool.mkdir(mode=0o700, exist_ok=True)
-        storage = open_storage(replace(new, spool=spool))
-        try:
+        with _alone(spool), closing(open_storage(replace(new, spool=spool))) as storage:
             visits = _show(migrate(backend.storage, storage))
             found = compare(backend.storage, storage)
-        finally:
-            storage.close()
     _tell(visits, found, as_json)
     if found.less:
         raise TrackerError(f"some days hold less in {new}, the first of them {found.less[0]}")
+
+
+@contextmanager
+def _alone(spool: Path) -> Iterator[None]:
+    """Keep others from moving the same."""
+    with spool_errors(), HostLock.of(spool).held() as ours:
+        if not ours:
+            raise TrackerError("another command takes these visits there just now")
+        yield
 
 
 def _show(steps: Iterator[Migrated]) -> int:

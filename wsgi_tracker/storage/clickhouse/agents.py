@@ -21,7 +21,9 @@ from .literals import literal
 OF_LINES = re.compile(rb'"user_agent":("(?:[^"\\]|\\.)+")')
 DECIDE_SECONDS = 1.0  # for those of a batch; one takes 0.1 to 2 ms
 MOST_KNOWN = 200_000
+KNOWN_SECONDS = 600.0  # until then, one may have been forgotten with all its visits
 AGENTS_PER_STEP = 500
+ALL = "SELECT DISTINCT user_agent FROM visits WHERE isNotNull(user_agent)"
 ADD = """
 INSERT INTO user_agents (user_agent, class, rule, browser, system, device, at) VALUES {rows}"""
 
@@ -33,39 +35,31 @@ class Agents:
         self._client = client
         self._clock = clock
         self._known: set[bytes] = set()
+        self._forget_at = 0.0
 
     def learn(self, data: bytes, *, all_of_them: bool = False) -> None:
         """Decide the class of the user agents in lines that nobody has decided yet."""
+        if time.monotonic() >= self._forget_at or len(self._known) > MOST_KNOWN:
+            self._known, self._forget_at = set(), time.monotonic() + KNOWN_SECONDS
         new = set(OF_LINES.findall(data)) - self._known
         classify = load_classifier() if new else None
         if classify is None:
             return
-        if len(self._known) > MOST_KNOWN:
-            self._known = set()
         named = {_text(quoted): quoted for quoted in new}
-        names = list(named)
-        for start in range(0, len(names), AGENTS_PER_STEP):
-            some = names[start : start + AGENTS_PER_STEP]
-            seconds = math.inf if all_of_them else DECIDE_SECONDS
-            self._decide(sorted(set(some) - self._decided(some)), classify, seconds)
-        self._known |= new
+        seconds = math.inf if all_of_them else DECIDE_SECONDS
+        for some in _slices(list(named)):
+            known = self._decided(some)
+            known |= self._decide(sorted(set(some) - known), classify, seconds)
+            self._known |= {named[name] for name in known}
 
     def anew(self) -> Iterator[None]:
-        """Decide all of them by the data that is installed here, a step at a time."""
+        """Decide those of all visits by the data that is installed here, a step at a time."""
         classify = load_classifier()
         if classify is None:
             raise ConfigurationError(f"user agents cannot be classified: {NO_CLASSES}")
-        last = ""
-        while True:
-            rows = self._client.rows(
-                f"SELECT DISTINCT user_agent FROM user_agents WHERE user_agent > {literal(last)} "
-                f"ORDER BY user_agent LIMIT {AGENTS_PER_STEP}"
-            )
-            if not rows:
-                return
-            names = [name for (name,) in rows]
-            self._decide(names, classify, math.inf)
-            last = names[-1]
+        rows = self._client.rows(ALL)
+        for some in _slices([name for (name,) in rows]):
+            self._decide(some, classify, math.inf)
             yield
 
     def _decided(self, names: Sequence[str]) -> set[str]:
@@ -74,17 +68,25 @@ class Agents:
         )
         return {name for (name,) in rows}
 
-    def _decide(self, names: Iterable[str], classify: Classify, seconds: float) -> None:
+    def _decide(self, names: Iterable[str], classify: Classify, seconds: float) -> set[str]:
+        """Decide as many as there is time for; return which."""
         deadline = time.monotonic() + seconds
-        now, rows = self._clock(), []
+        now, rows, done = self._clock(), [], set()
         for name in names:
             agent = classify(name)
             of_agent = (agent.agent_class, agent.rule, agent.browser, agent.system, agent.device)
             rows.append(f"({', '.join(map(literal, (name, *of_agent, now)))})")
+            done.add(name)
             if time.monotonic() > deadline:
                 break
         if rows:
             self._client.run(ADD.replace("{rows}", ", ".join(rows)))
+        return done
+
+
+def _slices(names: Sequence[str]) -> Iterator[Sequence[str]]:
+    for start in range(0, len(names), AGENTS_PER_STEP):
+        yield names[start : start + AGENTS_PER_STEP]
 
 
 def _text(quoted: bytes) -> str:

@@ -6,24 +6,21 @@ import time
 
 from ...errors import StorageError
 from .client import Client
-from .literals import literal
 from .schema import Schema
 
 PATIENCE_SECONDS = 600.0
 LOOK_SECONDS = 0.05
-RUNNING = """
-SELECT count() FROM system.mutations
-WHERE database = currentDatabase() AND table = {table} AND NOT is_done"""
 
 
 def delete(client: Client, schema: Schema, table: str, where: str) -> None:
-    """Delete the rows of a table that fulfil a condition. Raises :exc:`StorageError`."""
+    """Delete the rows of a table that fulfil a condition, which no later row may fulfil.
+
+    Raises :exc:`StorageError`.
+    """
     # Old servers also delete what is neither so nor not so, as of nobody.
     alter(client, schema, table, f"DELETE WHERE ifNull({where}, 0)")
-    running = RUNNING.replace("{table}", literal(schema.own(table)))
-    left = f"SELECT count() FROM {table} WHERE {where}"
     deadline = time.monotonic() + PATIENCE_SECONDS
-    while client.rows(running)[0][0] or client.rows(left)[0][0]:
+    while client.rows(f"SELECT count() FROM {table} WHERE {where}")[0][0]:
         if time.monotonic() > deadline:
             raise StorageError(f"{client.address} is still deleting: ask again later")
         time.sleep(LOOK_SECONDS)

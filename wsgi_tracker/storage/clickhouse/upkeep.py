@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from ...period import DAY, Granularity, bucket_start, next_bucket
+from ...period import DAY, HOUR, Granularity, bucket_start, next_bucket
 from .client import Client
 from .deletion import alter, delete
 from .literals import literal
 from .schema import MONTH, Schema
 from .settings import Settings
 
-INTERVAL = DAY // 24  # between two purges
+INTERVAL = HOUR  # between two purges
 LONGEST_LEAP = 2 * DAY  # of a clock that is believed
 MONTHS = f"""
 SELECT {MONTH} AS month, min(timestamp) FROM visits WHERE timestamp < {{floor}} GROUP BY month"""
@@ -67,7 +67,7 @@ class Upkeep:
             if next_bucket(Granularity.MONTH, start) <= floor:
                 alter(self._client, self._schema, "visits", f"DROP PARTITION {int(month)}")
             elif before is not None or floor // DAY * DAY > oldest:
-                delete(self._client, self._schema, "visits", f"timestamp < {literal(floor)}")
+                self._delete_visits(f"timestamp < {literal(floor)}")
             yield
 
     def forget(self, user_hash: str) -> int:
@@ -75,14 +75,19 @@ class Upkeep:
         of_user = f"user_hash = {literal(user_hash)}"
         ((visits,),) = self._client.rows(f"SELECT count() FROM visits WHERE {of_user}")
         agents = self._agents(of_user)
-        delete(self._client, self._schema, "visits", of_user)
+        self._delete_visits(of_user)
         if agents:
             others = self._agents(f"user_agent IN ({literal(sorted(agents))})")
             if gone := sorted(agents - others):
-                delete(
-                    self._client, self._schema, "user_agents", f"user_agent IN ({literal(gone)})"
-                )
+                of_agents = f"user_agent IN ({literal(gone)}) AND at <= {literal(self._clock())}"
+                delete(self._client, self._schema, "user_agents", of_agents)
         return int(visits)
+
+    def _delete_visits(self, where: str) -> None:
+        """Delete those that there are; others that fulfil the condition may come meanwhile."""
+        ((newest,),) = self._client.rows("SELECT max(batch) FROM visits")
+        bound = f"{where} AND batch <= {literal(newest)}"
+        delete(self._client, self._schema, "visits", bound)
 
     def _agents(self, where: str) -> set[str]:
         rows = self._client.rows(f"SELECT DISTINCT user_agent FROM visits WHERE {where}")
