@@ -13,6 +13,7 @@ import clickhouses
 import pytest
 from clickhouses import Node
 from engines import new_database
+from proxy import Cut, proxy
 
 from wsgi_tracker import Visit
 from wsgi_tracker.errors import StorageError
@@ -310,3 +311,36 @@ def test_what_looks_like_a_place_in_a_statement_is_found_as_it_is(
         for by in ("user_agent", "class", "browser", "status", "path"):
             assert [row.hits for row in snapshot.breakdown(selection, by, 10).rows] == [1]
         assert snapshot.sessions(selection).count == 1
+
+
+def test_question_is_asked_again_where_its_connection_has_ended(
+    server: Node, tmp_path: Path
+) -> None:
+    with proxy(server.port) as between:
+        address = replace(read_address(new_database(between.port, tmp_path)), database="default")
+        client = Client(address, query_timeout_seconds=9)
+        assert client.rows("SELECT 1") == [[1]]
+        cuts = [Cut(0, quietly=True)]
+        between.fault = lambda _: cuts.pop() if cuts else None
+
+        assert client.rows("SELECT 1") == [[1]]
+        cuts.append(Cut(0))
+        with pytest.raises(StorageError, match="does not answer"):
+            client.run("CREATE DATABASE IF NOT EXISTS default")
+        client.close()
+
+
+def test_database_that_was_deleted_is_another_one(
+    storage: Storage, address: Address, node: Node
+) -> None:
+    ingest(storage, lines(0, 5), positions={"s": 1})
+    node.ask(f"DROP DATABASE {address.database}")
+    with pytest.raises(StorageError, match=r"Unknown|exist"):
+        ingest(storage, lines(5, 5), positions={"s": 2})
+    with pytest.raises(StorageError, match="tells of another database"):
+        ingest(storage, lines(5, 5), positions={"s": 2})
+    (address.spool / "deliveries").unlink()
+
+    ingest(storage, lines(0, 10), positions={"s": 2})
+
+    assert different(node, address) == (10, 10)

@@ -13,6 +13,7 @@ from clickhouses import Node
 from commands import Running, command
 from counting import BEGIN, Counted, visit
 from engines import new_database
+from waiting import wait_until
 
 from wsgi_tracker import open_storage
 from wsgi_tracker.hostlock import HostLock
@@ -74,10 +75,18 @@ def test_who_is_killed_goes_on_where_it_ended(
     db: Counted, target: str, moved: Callable[[], list[int]]
 ) -> None:
     fill(db, 0, VISITS)
+    known = [0]
+
+    def has_more() -> bool:
+        try:
+            known.append(moved()[0])
+        except OSError:  # there is no table yet
+            return False
+        return known[-1] > known[-2]
+
     for _ in range(3):
         with Running("migrate", db.database, target) as running:
-            while running.process.poll() is None and not _has_more(moved):
-                pass
+            wait_until(lambda r=running: r.process.poll() is not None or has_more())  # type: ignore[misc]
             running.stop(signal.SIGKILL)
 
     done = command("migrate", db.database, target, "--json")
@@ -87,16 +96,6 @@ def test_who_is_killed_goes_on_where_it_ended(
     assert moved() == [VISITS, VISITS, KNOWN]
 
 
-def _has_more(moved: Callable[[], list[int]], known: list[int] = [0]) -> bool:  # noqa: B006 - it remembers
-    """Return whether visits came since this was asked last."""
-    try:
-        count = moved()[0]
-    except OSError:  # there is no table yet
-        return False
-    more, known[0] = count > known[0], count
-    return more
-
-
 def test_days_that_hold_less_are_told(
     db: Counted, server: Node, target: str, moved: Callable[[], list[int]]
 ) -> None:
@@ -104,8 +103,7 @@ def test_days_that_hold_less_are_told(
     assert command("migrate", db.database, target).exit_code == 0
     database = read_address(target).database
     server.ask(f"ALTER TABLE {database}.visits DELETE WHERE endpoint = '/7' AND row < 10")
-    while moved()[0] == 100:
-        pass
+    wait_until(lambda: moved()[0] < 100)
 
     done = command("migrate", db.database, target)
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
 import clickhouses
 import engines
@@ -196,6 +197,7 @@ def test_visits_wait_for_the_end_of_an_outage(
     assert 1 <= len(over) <= len(begun) <= WORKERS
     assert running.log.count(REPORTS) <= 2 * WORKERS
     assert PASSWORD not in running.log
+    assert quote(PASSWORD) not in running.log
 
 
 def test_workers_that_start_while_the_server_is_away_serve(

@@ -26,8 +26,9 @@ def load_readable(
 ) -> Unreadable:
     """Load all lines of ``data`` and return the pieces that are no visits.
 
-    ``load(data, lines)`` stores lines all or nothing; False means that they are not all visits. Then halves are tried, so that one bad line among n costs about 2 n. What
-    cannot be a visit is left out before. Raises :exc:`HardBatchError` after ``patience`` refusals.
+    ``load(data, lines)`` stores lines all or nothing; False means that they are not all visits. Then
+    halves are tried, so that one bad line among n costs about 2 n. What cannot be a visit is left out
+    before. Raises :exc:`HardBatchError` after ``patience`` refusals.
     """
     loading = _Loading(load, patience)
     if data and not loading.load(data, data.count(b"\n")):

@@ -28,12 +28,12 @@ from .. import (
 from ..address import Address
 from ..unpacked import unpacked
 from .agents import Agents
-from .client import Client
+from .client import ClickHouseError, Client
 from .delivery import Delivery
 from .ledger import Ledger
 from .literals import bind, literal
 from .replicas import Replicas
-from .schema import Schema
+from .schema import GONE, Schema
 from .settings import Settings
 from .shards import Shards
 from .snapshot import ClickHouseSnapshot, refuse_unread
@@ -98,15 +98,21 @@ class ClickHouseStorage:
     ) -> None:
         """See :meth:`wsgi_tracker.storage.Storage.ingest`; the ledger is always durable."""
         self._schema.prepare()
-        self._claim()
-        entry = self._delivery.settle()
-        batch = read(entry.positions_of(segments))
-        if batch.packed is not None:
-            batch.data, batch.packed = unpacked(batch.packed), None
-            self._agents.learn(batch.data, all_of_them=True)
-        else:
-            self._agents.learn(batch.data)
-        self._delivery.deliver(entry, batch, kept)
+        try:
+            self._claim()
+            entry = self._delivery.settle()
+            batch = read(entry.positions_of(segments))
+            if batch.packed is not None:
+                batch.data, batch.packed = unpacked(batch.packed), None
+                self._agents.learn(batch.data, all_of_them=True)
+            else:
+                self._agents.learn(batch.data)
+            self._delivery.deliver(entry, batch, kept)
+        except ClickHouseError as error:
+            if error.code in GONE:  # somebody has deleted it
+                self._schema.forget()
+                self._is_claimed = False
+            raise
 
     def _claim(self) -> None:
         """See that the database knows the ledger: what it tells of one is not so of another."""

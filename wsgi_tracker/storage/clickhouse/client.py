@@ -107,6 +107,7 @@ class Client:
             statement.encode(),
             {**READING, **limits, **settings},
             seconds=self._query_timeout_seconds + CONNECT_SECONDS,
+            attempts=2,
         )
         try:
             found: list[Any] = json.loads(body)["data"]
@@ -134,6 +135,7 @@ class Client:
         *,
         seconds: float,
         headers: Mapping[str, str] | None = None,
+        attempts: int = 1,
     ) -> bytes:
         replicas = REPLICAS if self.address.cluster else {}
         options = {
@@ -143,7 +145,8 @@ class Client:
             **settings,
         }
         url = f"{self.address.origin}/?{urlencode(options)}"
-        response = self._request(url, body, seconds, {**self.address.headers, **(headers or {})})
+        headers = {**self.address.headers, **(headers or {})}
+        response = self._request(url, body, seconds, headers, attempts)
         if response.status != 200:
             raise self._error(response.status, response.data)
         if not any(name.lower().startswith(OF_CLICKHOUSE) for name in response.headers):
@@ -152,23 +155,28 @@ class Client:
         return data
 
     def _request(
-        self, url: str, body: bytes, seconds: float, headers: Mapping[str, str]
+        self, url: str, body: bytes, seconds: float, headers: Mapping[str, str], attempts: int
     ) -> BaseHTTPResponse:
         from urllib3 import Timeout
-        from urllib3.exceptions import HTTPError
+        from urllib3.exceptions import HTTPError, ProtocolError
 
-        try:
-            return self._connections().request(
-                "POST",
-                url,
-                headers=headers,
-                body=body,
-                timeout=Timeout(connect=CONNECT_SECONDS, read=seconds),
-                retries=False,
-                redirect=False,
-            )
-        except HTTPError as error:
-            raise StorageError(f"{self.address} does not answer: {_reason(error)}") from error
+        while True:
+            attempts -= 1
+            try:
+                return self._connections().request(
+                    "POST",
+                    url,
+                    headers=headers,
+                    body=body,
+                    timeout=Timeout(connect=CONNECT_SECONDS, read=seconds),
+                    retries=False,
+                    redirect=False,
+                )
+            except HTTPError as error:
+                # Servers end connections that were quiet for some seconds.
+                if not attempts or not isinstance(error, ProtocolError):
+                    reason = f"{self.address} does not answer: {_reason(error)}"
+                    raise StorageError(reason) from error
 
     def _connections(self) -> PoolManager:
         """Return this process's connections: a child must not share those of its parent."""

@@ -14,7 +14,8 @@ from ...visit import FIELDS, TEXT_FIELDS
 from .client import ClickHouseError, Client
 from .literals import literal
 
-UNKNOWN_DATABASE = 81
+UNKNOWN_TABLE, UNKNOWN_DATABASE = 60, 81
+GONE = {UNKNOWN_TABLE, UNKNOWN_DATABASE}
 REPLICAS_ARE_STALE = 369
 PATIENCE_SECONDS = 10.0
 LOOK_SECONDS = 0.05
@@ -95,6 +96,10 @@ class Schema:
         # One server refuses what it has already if it was told to; a cluster always does.
         self.refuses_repeats = bool(self._cluster) or DEDUPLICATION in made["visits"]
         self._is_ready = True
+
+    def forget(self) -> None:
+        """Look again, the next time."""
+        self._is_ready = False
 
     def _check_cluster(self, made: str) -> None:
         """Refuse a database whose visits are elsewhere than those that would be sent there."""
