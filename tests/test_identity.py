@@ -15,6 +15,7 @@ import pytest
 import webtest
 from calls import environ, generate, lines, only_visit, serve
 from commands import command
+from waiting import wait_until
 
 from wsgi_tracker import Tracker
 from wsgi_tracker.errors import ConfigurationError, StorageError
@@ -337,6 +338,23 @@ def test_database_that_is_locked_is_not_compared(
 
     assert len(caplog.messages) == 1
     assert "locked" in caplog.text
+
+
+def test_what_was_not_compared_is_when_the_first_visits_are_stored(
+    tracked: Tracked, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tracked(token="right").close()
+    with closing(sqlite3.connect(tmp_path / "visits.db", isolation_level=None)) as other:
+        other.execute("PRAGMA journal_mode = DELETE")
+        other.execute("BEGIN EXCLUSIVE")
+        tracker = tracked(token="right", identity="daily", ingest=True)
+        other.execute("ROLLBACK")
+    serve(tracker, environ("/"))
+    wait_until(lambda: "count as those of others" in caplog.text)
+
+    told = [line for line in caplog.messages if "count as those of others" in line]
+    assert len(told) == 1
+    assert "the database has identity='permanent', given 'daily'" in told[0]
 
 
 @pytest.mark.parametrize(

@@ -22,17 +22,21 @@ _ADVICE = {
 }
 
 
-def agree(storage: Storage, given: Mapping[str, str]) -> None:
-    """Let storage know, where nobody has yet; refuse what differs from what it knows."""
+def agree(storage: Storage, given: Mapping[str, str]) -> bool:
+    """Let storage know, where nobody has yet; refuse what differs from what it knows.
+
+    False where storage does not answer now, so that they could not be compared.
+    """
     if not given:
-        return
+        return True
     try:
         known = storage.declare(given)
     except StorageError as error:
         storage.outage.report(f"{', '.join(given)} could not be compared: {error}")
-        return
+        return False
     finally:
         storage.close()  # who is refused leaves nothing open
     for name, value in given.items():
         if known[name] != value:
             raise ConfigurationError(_ADVICE[name].format(known=known[name], given=value))
+    return True

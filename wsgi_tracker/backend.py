@@ -84,13 +84,13 @@ class Backend:
         )
         self._prepare_spool(used_before)
         logger.info("visits go to %s", place)
-        agree(self.storage, settings)
+        self._not_compared = {} if agree(self.storage, settings) else settings
         self._proxy_check = ProxyCheck(self.storage, proxies or TrustedProxies(()), ip_addresses)
         retention = Retention(self.storage, retention_days, time.time_ns)
         retention.declare()
         self.ingester = Ingester(self.storage, folder, durable=fsync, on_wake=self.spool.tend)
         self.ingest_thread = IngestThread(
-            self.ingester, retention, folder, max_spool_bytes, on_ingest=self._proxy_check.look
+            self.ingester, retention, folder, max_spool_bytes, on_ingest=self._look
         )
         self.storage.close()
 
@@ -105,6 +105,17 @@ class Backend:
                     f"a folder that this process may write to"
                 ) from error
             self.spool.refuse(error)
+
+    def _look(self) -> None:
+        """Look at what was ingested, and at what could not be looked at when this process began."""
+        self._proxy_check.look()
+        if self._not_compared:
+            try:
+                if agree(self.storage, self._not_compared):
+                    self._not_compared = {}
+            except ConfigurationError as error:
+                logger.error("visits of this process count as those of others: %s", error)
+                self._not_compared = {}
 
     def _recording_began(self) -> None:
         """See to what this process needs besides the segment that it has just opened."""

@@ -41,7 +41,7 @@ class Identity:
         if self._secret is None and isinstance(place, Address):
             raise ConfigurationError(
                 "hosts that share a database tell visitors apart by the same secret: give secret= "
-                "to each of them"
+                "to each of them, and --secret, or $WSGI_TRACKER_SECRET, to a command"
             )
 
     @property

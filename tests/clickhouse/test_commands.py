@@ -12,6 +12,7 @@ import pytest
 from clickhouses import Node
 from commands import command
 from engines import new_database
+from logs_written import LINE
 
 from wsgi_tracker import Visit, open_storage
 from wsgi_tracker.storage import Batch
@@ -72,3 +73,23 @@ def test_backup_is_left_to_the_server(elsewhere: str, tmp_path: Path) -> None:
     assert refused.exit_code == 1
     assert "its own tools" in refused.stderr
     assert json.loads(command("summary", "-d", elsewhere, "--json").stdout)["total_hits"] == 1
+
+
+def test_import_without_a_secret_leaves_nothing(server: Node, tmp_path: Path) -> None:
+    log = tmp_path / "access.log"
+    log.write_text(LINE)
+    url = new_database(server.port, tmp_path)
+
+    refused = command("import", log, "-d", url)
+    done = command("import", log, "-d", url, "--secret", engines.SECRET)
+
+    assert refused.exit_code == 1
+    assert "--secret" in refused.stderr
+    assert (done.exit_code, done.stdout) == (0, "1 visits imported\n"), done.stderr
+
+
+def test_cluster_that_a_database_is_not_of_is_told(elsewhere: str) -> None:
+    refused = command("summary", "-d", f"{elsewhere}&cluster=main")
+
+    assert refused.exit_code == 1
+    assert "was made for one server" in refused.stderr

@@ -150,6 +150,7 @@ def import_logs(
         open_log(logs[0])  # it says why it cannot; a wrong name makes no database
     known = None if named is None else _known_format(named)
     place = locate(database)
+    Identity(PERMANENT, rules["secret"]).check_for(place)
     with (
         open_backend(place, max_endpoints=max_endpoints) as backend,
         Telling(rejects) as telling,

@@ -110,8 +110,8 @@ class Schema:
             raise StorageError(f"{self._client.address} was made for {made_for}")
 
     def is_made(self) -> bool:
-        """Return whether all of it is there."""
-        return (self._made() or {}).keys() >= self._tables
+        """Return whether somebody has begun to make them."""
+        return "visits" in (self._made() or {})
 
     def _made(self) -> dict[str, str] | None:
         """Return the tables that there are, and how each was made; ``None`` without a database."""
