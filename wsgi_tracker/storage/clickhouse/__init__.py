@@ -1,7 +1,7 @@
 """Visits in ClickHouse: several hosts, one server or a cluster, the same answers as from SQLite.
 
-Each host writes down what it delivers in a file beside its spool; all that hosts share is in the
-database. Reports read visits: there are no counters to keep.
+Each host writes down what it delivers in a file of its spool's folder; all that hosts share is in
+the database. Reports read visits: there are no counters to keep.
 """
 
 from __future__ import annotations

@@ -50,7 +50,8 @@ class Agents:
         for some in _slices(list(named)):
             known = self._decided(some)
             known |= self._decide(sorted(set(some) - known), classify, seconds)
-            self._known |= {named[name] for name in known}
+            # What is no UTF-8 comes back as something else.
+            self._known |= {named[name] for name in known & named.keys()}
 
     def anew(self) -> Iterator[None]:
         """Decide those of all visits by the data that is installed here, a step at a time."""
