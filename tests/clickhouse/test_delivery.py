@@ -344,3 +344,12 @@ def test_database_that_was_deleted_is_another_one(
     ingest(storage, lines(0, 10), positions={"s": 2})
 
     assert different(node, address) == (10, 10)
+
+
+def test_user_agent_that_is_no_text_stops_nothing(storage: Storage) -> None:
+    line = Visit(BEGIN, None, "GET", "/", user_agent="odd?").line()
+    ingest(storage, [line])
+
+    kept = ingest(storage, [line.replace(b"odd?", rb"odd\ud800"), *lines(0, 3)])
+
+    assert storage.facts([]).counts["recorded"] == 5 - len(kept)
