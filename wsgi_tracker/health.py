@@ -26,6 +26,7 @@ from .storage import FEW_UNCOUNTED, FINISHED, Storage, StorageFacts
 
 STALE_SECONDS = 60
 MAX_COUNTED_BYTES = 64 << 20  # counting the lines of so many takes some 50 ms
+UNREADABLE = "the database cannot be read: {}"
 READABLE = "other users of this host can read the database, and addresses in it: chmod 600 it"
 UNCOUNTED = (
     "{:,} visits are still to be counted, while others come: reports are exact, and slow until then"
@@ -155,9 +156,9 @@ class HealthCheck:
         try:
             facts = self._storage.facts(segments)
         except StorageError as error:
-            problems.append(f"the database cannot be read: {error}")
+            problems.append(UNREADABLE.format(error))
             return None
-        problems += self._thread.problems
+        problems += [UNREADABLE.format(facts.problem)] if facts.problem else self._thread.problems
         return facts
 
     def _warnings(self, facts: StorageFacts, now: int) -> list[str]:

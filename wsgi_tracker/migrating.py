@@ -15,12 +15,13 @@ from datetime import timezone
 
 from .errors import ConfigurationError
 from .period import Granularity
+from .secret import secret_mark
 from .selection import Selection
 from .storage import Batch, Storage
 
 VISITS_PER_STEP = 8192
-# Hosts of the new database go on with these; the key of user_hash is one that they are given.
-SETTINGS = ("timezone", "identity")
+# Hosts of the new database go on with these.
+SETTINGS = ("timezone", "identity", "secret_mark")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +74,9 @@ def migrate(source: Storage, target: Storage) -> Iterator[Progress]:
 
 
 def _agree(source: Storage, target: Storage) -> None:
-    given = source.declared(SETTINGS)
+    given = dict(source.declared(SETTINGS))
+    if given.get("secret_mark") == secret_mark(None):
+        del given["secret_mark"]  # applications go on with one that they are given
     known = target.declare(given)
     for name, value in given.items():
         if known[name] != value:

@@ -82,14 +82,12 @@ class Proxy:
         with suppress(OSError):
             if self.certificate is not None:
                 client = self.certificate.wrap_socket(client, server_side=True)
-            with socket.create_connection(("127.0.0.1", self._target)) as server:
-                server.settimeout(PATIENCE_SECONDS)
-                while request := _message(client):
-                    if not self._pass_on(request, client, server):
-                        break
+            while request := _message(client):
+                if not self._pass_on(request, client):
+                    break
         client.close()
 
-    def _pass_on(self, request: bytes, client: socket.socket, server: socket.socket) -> bool:
+    def _pass_on(self, request: bytes, client: socket.socket) -> bool:
         """Treat one request; False if its connection is to end."""
         fault = self.fault(request)
         if isinstance(fault, Answer):
@@ -98,18 +96,15 @@ class Proxy:
         if isinstance(fault, Silence):
             fault.over.wait(PATIENCE_SECONDS)
             return False
-        if not isinstance(fault, Cut):
+        # A new one each time, as servers end those that were quiet for some seconds.
+        with socket.create_connection(("127.0.0.1", self._target)) as server:
+            server.settimeout(PATIENCE_SECONDS)
+            if isinstance(fault, Cut):
+                _cut(fault, request, client, server)
+                return False
             server.sendall(request)
             client.sendall(_message(server))
-            return True
-        server.sendall(request[: fault.bytes])
-        if fault.bytes > len(request):
-            client.sendall(_message(server)[: fault.bytes - len(request)])
-        for end in (server, client):
-            if not fault.quietly:
-                end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, AT_ONCE)
-            end.close()
-        return False
+        return True
 
     def close(self) -> None:
         """Accept no more connections."""
@@ -124,6 +119,16 @@ def proxy(port: int) -> Iterator[Proxy]:
         yield running
     finally:
         running.close()
+
+
+def _cut(fault: Cut, request: bytes, client: socket.socket, server: socket.socket) -> None:
+    server.sendall(request[: fault.bytes])
+    if fault.bytes > len(request):
+        client.sendall(_message(server)[: fault.bytes - len(request)])
+    for end in (server, client):
+        if not fault.quietly:
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, AT_ONCE)
+        end.close()
 
 
 def _message(end: socket.socket) -> bytes:

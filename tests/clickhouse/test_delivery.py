@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
@@ -257,11 +258,12 @@ def test_server_that_cannot_be_used_is_an_outage(
 ) -> None:
     address = read_address(new_database(server.port, tmp_path))
     with closing(open_storage(change(address))) as storage:
-        for ask in (lambda: ingest(storage, lines(0, 1)), lambda: storage.facts([])):
+        for ask in (lambda: ingest(storage, lines(0, 1)), lambda: storage.declared(["timezone"])):
             with pytest.raises(StorageError, match=reason) as problem:
                 ask()
             assert "mistaken" not in str(problem.value)
             assert clickhouses.PASSWORD not in str(problem.value)
+        assert re.search(reason, storage.facts([]).problem)
 
 
 def test_user_is_forgotten_with_what_only_that_user_had(

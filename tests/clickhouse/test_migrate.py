@@ -18,6 +18,7 @@ from waiting import wait_until
 from wsgi_tracker import open_storage
 from wsgi_tracker.hostlock import HostLock
 from wsgi_tracker.period import HOUR
+from wsgi_tracker.secret import secret_mark
 from wsgi_tracker.storage.address import read_address
 
 VISITS, KNOWN = 30_000, 24_000
@@ -134,19 +135,37 @@ def test_visits_that_were_moved_are_not_moved_by_another_name(
     assert moved()[:2] == [100, 100]
 
 
-def test_database_of_another_time_zone_is_refused(
-    db: Counted, target: str, moved: Callable[[], list[int]]
+@pytest.mark.parametrize(
+    ("name", "old", "new"),
+    [("timezone", "Asia/Tokyo", "Europe/Berlin"), ("secret_mark", "1234", "5678")],
+)
+def test_database_that_counts_others_is_refused(
+    name: str, old: str, new: str, db: Counted, target: str, moved: Callable[[], list[int]]
 ) -> None:
     fill(db, 0, 100)
-    db.storage.configure({"timezone": "Asia/Tokyo"})
+    db.storage.configure({name: old})
     with closing(open_storage(target)) as storage:
-        storage.declare({"timezone": "Europe/Berlin"})
+        storage.declare({name: new})
 
     refused = command("migrate", db.database, target)
 
     assert refused.exit_code == 1
-    assert "has timezone='Europe/Berlin', the old one 'Asia/Tokyo'" in refused.stderr
+    assert f"has {name}={new!r}, the old one {old!r}" in refused.stderr
     assert moved()[0] == 0
+
+
+def test_secret_that_nobody_gave_does_not_go_along(
+    db: Counted, target: str, moved: Callable[[], list[int]]
+) -> None:
+    fill(db, 0, 100)
+    db.storage.configure({"secret_mark": secret_mark(None)})
+    with closing(open_storage(target)) as storage:
+        storage.declare({"secret_mark": "1234"})
+
+    done = command("migrate", db.database, target)
+
+    assert done.exit_code == 0, done.stderr
+    assert moved()[0] == 100
 
 
 def test_only_one_moves_the_same(db: Counted, target: str) -> None:

@@ -7,16 +7,15 @@ from contextlib import closing
 from pathlib import Path
 
 import clickhouses
-import pytest
 from clickhouses import Node
 from engines import new_database
 
 from wsgi_tracker import open_storage
-from wsgi_tracker.errors import StorageError
+from wsgi_tracker.storage import StorageFacts
 from wsgi_tracker.storage.address import read_address
 
 
-def facts(url: str) -> object:
+def facts(url: str) -> StorageFacts:
     with closing(open_storage(url)) as storage:
         return storage.facts([])
 
@@ -27,7 +26,7 @@ def test_tables_that_are_there_stay(node: Node, tmp_path: Path) -> None:
     facts(url)
     node.ask(f"INSERT INTO {database}.settings (name, value) VALUES ('retention_days', '9')")
 
-    assert facts(url).retention_days == 9  # type: ignore[attr-defined]
+    assert facts(url).retention_days == 9
 
 
 def test_database_of_a_cluster_is_no_other(tmp_path: Path) -> None:
@@ -36,13 +35,13 @@ def test_database_of_a_cluster_is_no_other(tmp_path: Path) -> None:
         first, *_ = nodes
         ofone = new_database(first.port, tmp_path)
         facts(ofone)
-        with pytest.raises(StorageError, match="was made for one server, without"):
-            facts(f"{ofone}&cluster={clickhouses.CLUSTER}")
+        problem = facts(f"{ofone}&cluster={clickhouses.CLUSTER}").problem
+        assert "was made for one server, without" in problem
         (tmp_path / "other").mkdir()
         ofall = new_database(first.port, tmp_path / "other", clickhouses.CLUSTER)
         facts(ofall)
-        with pytest.raises(StorageError, match=f"was made for .cluster={clickhouses.CLUSTER}"):
-            facts(ofall.replace(f"&cluster={clickhouses.CLUSTER}", ""))
+        problem = facts(ofall.replace(f"&cluster={clickhouses.CLUSTER}", "")).problem
+        assert f"was made for ?cluster={clickhouses.CLUSTER}" in problem
         assert_equal_everywhere(nodes, read_address(ofall).database)
 
 

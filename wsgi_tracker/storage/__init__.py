@@ -99,7 +99,8 @@ class StorageFacts:
     the hit counts; ``only_address`` is the one that all of them came from, if it is one, and empty
     where none has any. ``agents_data`` names the data that classified the user agents, those that
     are newer excepted. ``uncounted`` is how many visits are not counted yet, and never less; beyond
-    :data:`FEW_UNCOUNTED`, reports read all visits of their period.
+    :data:`FEW_UNCOUNTED`, reports read all visits of their period. ``problem`` is why the rest is not
+    known where only the host's own counts and positions are; else it is empty.
     """
 
     counts: Mapping[str, int]
@@ -107,15 +108,16 @@ class StorageFacts:
     last_ingest: int | None
     ingesting_pid: int | None
     replaced_at: int | None
-    size_bytes: int
+    size_bytes: int | None
     is_readable_by_others: bool
     schema: int
-    retention_days: int
+    retention_days: int | None
     agents_data: str | None
     uncounted: int
     newest_visits: int
     newest_user_agents: int
     only_address: str | None
+    problem: str = ""
 
 
 ReadBatch: TypeAlias = Callable[[Positions], Batch]

@@ -46,6 +46,7 @@ SELECT count(), uniqExact(user_agent), count(ip_address), min(ip_address), max(i
 SIZE = """
 SELECT sum(bytes) FROM {parts} WHERE database = {database} AND table = {table} AND active"""
 SCHEMA = 1
+FACTS_SECONDS = 3.0  # health is asked by who would not wait
 LEDGER = "ledger "
 
 
@@ -166,25 +167,40 @@ class ClickHouseStorage:
 
     def facts(self, segments: Sequence[str]) -> StorageFacts:
         """See :meth:`wsgi_tracker.storage.Storage.facts`; counts are those of this host."""
-        self._schema.prepare()
         entry = self._ledger.entry()
-        start = literal(self._clock() - HOUR)
-        ((visits, agents, addressed, first, last),) = self._client.rows(
-            NEWEST.replace("{start}", start)
-        )
-        only = first if addressed == visits and first == last else None
-        return StorageFacts(
+        known = StorageFacts(
             counts=entry.counts,
             positions=entry.positions_of(segments),
             last_ingest=entry.last_ingest,
             ingesting_pid=entry.pid,
             replaced_at=None,
-            size_bytes=self._size_bytes(),
+            size_bytes=None,
             is_readable_by_others=False,
             schema=SCHEMA,
-            retention_days=self._settings.number("retention_days") or 0,
+            retention_days=None,
             agents_data=None,
             uncounted=0,
+            newest_visits=0,
+            newest_user_agents=0,
+            only_address="",
+        )
+        try:
+            return self._add_facts(known)
+        except StorageError as error:
+            return replace(known, problem=str(error))
+
+    def _add_facts(self, known: StorageFacts) -> StorageFacts:
+        """Add what the server tells."""
+        self._schema.prepare()
+        start = literal(self._clock() - HOUR)
+        ((visits, agents, addressed, first, last),) = self._client.rows(
+            NEWEST.replace("{start}", start), seconds=FACTS_SECONDS
+        )
+        only = first if addressed == visits and first == last else None
+        return replace(
+            known,
+            size_bytes=self._size_bytes(),
+            retention_days=self._settings.number("retention_days") or 0,
             newest_visits=visits,
             newest_user_agents=agents or 0,
             only_address=only if addressed else "",

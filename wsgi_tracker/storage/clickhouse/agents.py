@@ -81,7 +81,7 @@ class Agents:
             if time.monotonic() > deadline:
                 break
         if rows:
-            self._client.run(ADD.replace("{rows}", ", ".join(rows)))
+            self._client.add(ADD.replace("{rows}", ", ".join(rows)))
         return done
 
 

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import re
+import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
@@ -20,6 +21,9 @@ CONNECT_SECONDS = 3.0
 RUN_SECONDS = 60.0  # servers of a cluster wait for each other
 SEND_SECONDS = 10.0  # a report may be behind it; what takes longer goes on, and is not stored again
 CONNECTIONS = 8
+# A connection that was quiet for longer may have been ended, by old servers after 3 seconds, or lost
+# by a firewall, which says so to who uses it.
+QUIET_SECONDS = 2.0
 # Rows as arrays, whole numbers as such; nothing is sent before it is known whether all goes well.
 READING: dict[str, str | int] = {
     "default_format": "JSONCompact",
@@ -93,20 +97,27 @@ class Client:
         self._pinned: dict[str, str | int] = {}
         self._pool: PoolManager | None = None
         self._pid = 0
+        self._used_at = 0.0  # in seconds that only grow
 
     def pin(self) -> None:
         """From now on say with every statement what must not be otherwise."""
         known = {name for (name,) in self.rows("SELECT name FROM system.settings")}
         self._pinned = {name: value for name, value in PINNED.items() if name in known}
 
-    def rows(self, statement: str, **settings: str | int | float) -> list[Any]:
-        """Return the rows of a question, each a list. Raises :exc:`StorageError`."""
+    def rows(
+        self, statement: str, *, seconds: float = math.inf, **settings: str | int | float
+    ) -> list[Any]:
+        """Return the rows of a question, each a list, within ``seconds`` if it is to be soon.
+
+        Raises :exc:`StorageError`.
+        """
+        seconds = min(seconds, self._query_timeout_seconds)
         # Old servers take whole seconds, and 0 for none.
-        limits = {"max_execution_time": math.ceil(self._query_timeout_seconds)}
+        limits = {"max_execution_time": math.ceil(seconds)}
         body = self._post(
             statement.encode(),
             {**READING, **limits, **settings},
-            seconds=self._query_timeout_seconds + CONNECT_SECONDS,
+            seconds=seconds + CONNECT_SECONDS,
             attempts=2,
         )
         try:
@@ -116,8 +127,12 @@ class Client:
         return found
 
     def run(self, statement: str, **settings: str | int | float) -> None:
-        """Run a statement that has no rows."""
+        """Run a statement that changes what there is."""
         self._post(statement.encode(), settings, seconds=RUN_SECONDS)
+
+    def add(self, statement: str) -> None:
+        """Run a statement that adds the rows it holds."""
+        self._post(statement.encode(), {}, seconds=SEND_SECONDS)
 
     def insert(self, statement: str, data: bytes, **settings: str | int | float) -> None:
         """Send data, which is compressed by gzip, behind the statement that takes it."""
@@ -173,19 +188,24 @@ class Client:
                     redirect=False,
                 )
             except HTTPError as error:
-                # Servers end connections that were quiet for some seconds.
                 if not attempts or not isinstance(error, ProtocolError):
                     reason = f"{self.address} does not answer: {_reason(error)}"
                     raise StorageError(reason) from error
+                self._pool = None  # what befell this connection may have befallen all
 
     def _connections(self) -> PoolManager:
         """Return this process's connections: a child must not share those of its parent."""
         from urllib3 import PoolManager
 
-        if self._pool is None or self._pid != os.getpid():
-            self._pool = PoolManager(maxsize=CONNECTIONS, block=False)
+        now = time.monotonic()
+        is_quiet = now - self._used_at > QUIET_SECONDS
+        self._used_at = now
+        pool = self._pool
+        if pool is None or is_quiet or self._pid != os.getpid():
+            # The one before ends with the last who uses it.
+            self._pool = pool = PoolManager(maxsize=CONNECTIONS, block=False)
             self._pid = os.getpid()
-        return self._pool
+        return pool
 
     def _error(self, status: int, body: bytes) -> StorageError:
         text = " ".join(body[:2000].decode("utf-8", "replace").split())

@@ -83,4 +83,4 @@ class Settings:
             f"({literal(name)}, {literal(value)}, {literal(epoch)}, {literal(now)})"
             for name, (value, epoch) in settings.items()
         )
-        self._client.run(f"INSERT INTO settings (name, value, epoch, at) VALUES {rows}")
+        self._client.add(f"INSERT INTO settings (name, value, epoch, at) VALUES {rows}")
