@@ -16,8 +16,16 @@ def test_address_is_read_and_its_password_is_shown_nowhere() -> None:
     assert (address.origin, address.database) == ("https://db.example:8443", "visits")
     assert (address.user, address.password) == ("shop", "p@ss")
     assert (address.cluster, address.spool) == ("main", Path("/tmp/s"))  # noqa: S108
-    assert "p@ss" not in repr(address) + str(address)
-    assert read_address("clickhouse://[::1]:9/v").origin == "http://[::1]:9"
+    assert "p@ss" not in repr(address)
+    assert str(address) == "clickhouses://db.example:8443/visits"
+
+
+def test_address_without_port_or_tls_is_read() -> None:
+    address = read_address("clickhouse://[::1]:9/v")
+
+    assert address.origin == "http://[::1]:9"
+    assert str(address) == "clickhouse://[::1]:9/v"
+    assert read_address("clickhouse://db.example/v").origin == "http://db.example:8123"
 
 
 @pytest.mark.parametrize(

@@ -83,7 +83,7 @@ class Backend:
             folder, max_bytes=max_spool_bytes, fsync=fsync, on_open=self._recording_began
         )
         self._prepare_spool(used_before)
-        logger.info("visits go to %s", place)
+        logger.info("visits go to %s, and wait for it in %s", place, folder)
         self._not_compared = {} if agree(self.storage, settings) else settings
         self._proxy_check = ProxyCheck(self.storage, proxies or TrustedProxies(()), ip_addresses)
         retention = Retention(self.storage, retention_days, time.time_ns)

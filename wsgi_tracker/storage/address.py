@@ -12,15 +12,15 @@ from ..errors import ConfigurationError
 SCHEMES = {"clickhouse": ("http", 8123), "clickhouses": ("https", 8443)}
 # What may stand in a statement as it is. A cluster's name also becomes part of a path.
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}", re.ASCII)
-SPELLING = "clickhouse://user:password@host:8123/database?cluster=name"
+SPELLING = "clickhouse://user:password@host:8123/database?cluster=name&spool=/folder"
 
 
 @dataclass(frozen=True, slots=True)
 class Address:
     """A server, who asks it, and which database and cluster it is to use.
 
-    ``origin`` is its URL without all that. The password is no part of what is shown. ``spool`` is
-    the folder of this host in which visits wait.
+    ``origin`` is its URL without all that, for HTTP. The password is no part of what is shown.
+    ``spool`` is the folder of this host in which visits wait.
     """
 
     origin: str
@@ -31,7 +31,8 @@ class Address:
     spool: Path = field(default=Path("visits-spool"), compare=False)
 
     def __str__(self) -> str:
-        return f"{self.origin}/{self.database}"
+        """Return the URL that was given, as far as it may be shown."""
+        return f"clickhouse{self.origin.removeprefix('http')}/{self.database}"
 
     @property
     def headers(self) -> dict[str, str]:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import time
-
-from ...errors import StorageError
 from .client import Client
 from .schema import Schema
+from .waiting import wait_while
 
 PATIENCE_SECONDS = 600.0
-LOOK_SECONDS = 0.05
 
 
 def delete(client: Client, schema: Schema, table: str, where: str) -> None:
@@ -19,11 +16,13 @@ def delete(client: Client, schema: Schema, table: str, where: str) -> None:
     """
     # Old servers also delete what is neither so nor not so, as of nobody.
     alter(client, schema, table, f"DELETE WHERE ifNull({where}, 0)")
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while client.rows(f"SELECT count() FROM {table} WHERE {where}")[0][0]:
-        if time.monotonic() > deadline:
-            raise StorageError(f"{client.address} is still deleting: ask again later")
-        time.sleep(LOOK_SECONDS)
+    left = f"SELECT count() FROM {table} WHERE {where}"
+
+    def problem() -> str:
+        is_left = client.rows(left)[0][0]
+        return f"{client.address} is still deleting: ask again later" if is_left else ""
+
+    wait_while(problem, PATIENCE_SECONDS)
 
 
 def alter(client: Client, schema: Schema, table: str, what: str) -> None:

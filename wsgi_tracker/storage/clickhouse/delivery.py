@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import gzip
 import re
-import time
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -25,10 +24,10 @@ from .literals import bind
 from .replicas import Replicas
 from .schema import Schema
 from .shards import Shards
+from .waiting import wait_while
 
 LEVEL = 1  # of gzip: who takes in visits must not wait for it
 PATIENCE_SECONDS = 30.0  # for a server that goes on with what nobody waits for any more
-LOOK_SECONDS = 0.05
 KNOWN_MS = 60_000  # for which a server surely knows a block, among those of all hosts
 # Of a batch's number, its milliseconds since the epoch stand before its host.
 HOST_BITS = 22
@@ -194,11 +193,9 @@ class Delivery:
 
     def _await_end(self, sending: Sending) -> None:
         """Wait until a server stores nothing of a batch any more that was cut off."""
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        while self._ask(IS_RUNNING, query=_query(sending)):
-            if time.monotonic() > deadline:
-                raise StorageError(f"{self._client.address} is still storing the batch before")
-            time.sleep(LOOK_SECONDS)
+        running = f"{self._client.address} is still storing the batch before"
+        query = _query(sending)
+        wait_while(lambda: running if self._ask(IS_RUNNING, query=query) else "", PATIENCE_SECONDS)
 
     def _count(self, sending: Sending) -> int:
         """Return how many visits of a batch are there; not of a replica that lacks some."""

@@ -6,14 +6,12 @@ must have read and fetched all of it: where the one that has the rest is down, t
 
 from __future__ import annotations
 
-import time
-
-from ...errors import StorageError
 from .client import LONGEST_DELAY_SECONDS, Client
 from .literals import bind
+from .waiting import wait_while
 
 PATIENCE_SECONDS = 1.0
-LOOK_SECONDS = 0.02
+LACKS = "{}: replica {} lacks {}, and the one which has them is down or slow, or ZooKeeper is"
 # One that is started anew, or is far behind, is not asked for visits; others of its shard are. An
 # empty log has no greatest index, and 0 is told.
 STATES = f"""
@@ -43,14 +41,12 @@ class Replicas:
     def _await(self, statement: str, table: str) -> None:
         address = self._client.address
         statement = bind(statement, {"database": address.database, "table": table})
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        while (behind := self._behind(statement)) is not None:
-            if time.monotonic() > deadline:
-                raise StorageError(
-                    f"{address}: replica {behind} lacks {table}, and the one which has them is "
-                    f"down or slow, or ZooKeeper is"
-                )
-            time.sleep(LOOK_SECONDS)
+
+        def problem() -> str:
+            behind = self._behind(statement)
+            return "" if behind is None else LACKS.format(address, behind, table)
+
+        wait_while(problem, PATIENCE_SECONDS)
 
     def _behind(self, statement: str) -> str | None:
         """Return the name of a replica that would answer, and lacks something."""

@@ -7,18 +7,17 @@ from all others by its batch and its row within it.
 from __future__ import annotations
 
 import re
-import time
 
 from ...errors import StorageError
 from ...visit import FIELDS, TEXT_FIELDS
 from .client import ClickHouseError, Client
 from .literals import literal
+from .waiting import wait_while
 
 UNKNOWN_TABLE, UNKNOWN_DATABASE = 60, 81
 GONE = {UNKNOWN_TABLE, UNKNOWN_DATABASE}
 REPLICAS_ARE_STALE = 369
 PATIENCE_SECONDS = 10.0
-LOOK_SECONDS = 0.05
 WINDOW = 10_000  # blocks among which a server finds one that comes again
 REQUIRED = ("timestamp", "method", "endpoint")
 
@@ -165,15 +164,17 @@ class Schema:
 
     def _await_replicas(self) -> None:
         """Wait until replicas that were just made know that they lack nothing."""
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        while True:
+
+        def problem() -> str:
             try:
                 self._client.rows("SELECT count() FROM visits")
-                return
             except ClickHouseError as error:
-                if error.code != REPLICAS_ARE_STALE or time.monotonic() > deadline:
+                if error.code != REPLICAS_ARE_STALE:
                     raise
-            time.sleep(LOOK_SECONDS)
+                return str(error)
+            return ""
+
+        wait_while(problem, PATIENCE_SECONDS)
 
     def _make_table(
         self,
