@@ -37,7 +37,7 @@ _numbers = itertools.count()
 
 def examples(count: int) -> int:
     """Return how many examples a test is to try: fewer where each takes long."""
-    return count // 5 if _chosen[-1] in SLOW else count
+    return count // 3 if _chosen[-1] in SLOW else count
 
 
 def database(folder: Path) -> str | Path:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -326,15 +326,22 @@ def test_command_waits_for_who_writes(tracked: Tracked, tmp_path: Path) -> None:
     assert done.exit_code == 0
 
 
+@contextmanager
+def locked(database: Path) -> Iterator[None]:
+    """Keep all others from a database, readers too."""
+    with closing(sqlite3.connect(database, isolation_level=None)) as other:
+        other.execute("PRAGMA journal_mode = DELETE")
+        other.execute("BEGIN EXCLUSIVE")
+        yield
+        other.execute("ROLLBACK")
+
+
 def test_database_that_is_locked_is_not_compared(
     tracked: Tracked, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     tracked(token="right").close()
-    with closing(sqlite3.connect(tmp_path / "visits.db", isolation_level=None)) as other:
-        other.execute("PRAGMA journal_mode = DELETE")
-        other.execute("BEGIN EXCLUSIVE")
+    with locked(tmp_path / "visits.db"):
         tracked(token="right", identity="daily")
-        other.execute("ROLLBACK")
 
     assert len(caplog.messages) == 1
     assert "locked" in caplog.text
@@ -344,11 +351,8 @@ def test_what_was_not_compared_is_when_the_first_visits_are_stored(
     tracked: Tracked, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     tracked(token="right").close()
-    with closing(sqlite3.connect(tmp_path / "visits.db", isolation_level=None)) as other:
-        other.execute("PRAGMA journal_mode = DELETE")
-        other.execute("BEGIN EXCLUSIVE")
+    with locked(tmp_path / "visits.db"):
         tracker = tracked(token="right", identity="daily", ingest=True)
-        other.execute("ROLLBACK")
     serve(tracker, environ("/"))
     wait_until(lambda: "count as those of others" in caplog.text)
 
