@@ -18,6 +18,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from waiting import wait_until
+
 TOKEN = "a-token-for-tests"
 PATIENCE_SECONDS = 60
 ATTEMPTS = 5
@@ -27,8 +29,9 @@ class Server:
     """A server of a test's own; use it in ``with``.
 
     ``listening`` is what its log says when it listens, with the port as a group. A server that
-    cannot find a free port itself is given one in place of ``{port}`` in its command. ``loaded`` is
-    what the log says of a worker, ``{pid}``, that has loaded its application.
+    cannot find a free port itself is given one in place of ``{port}`` in its command.
+    ``late_workers`` is how many workers it keeps, if those that load do not hear that they are to
+    end: told meanwhile, it waits for them for ever.
     """
 
     def __init__(
@@ -37,7 +40,7 @@ class Server:
         *,
         listening: str,
         folder: Path,
-        loaded: str = "",
+        late_workers: int = 0,
         python_path: Sequence[Path] = (),
         environ: dict[str, str] | None = None,
     ) -> None:
@@ -51,8 +54,7 @@ class Server:
         self._command = list(command)
         self._listening_line = re.compile(listening, re.DOTALL)
         self._folder = folder
-        self._loaded_line = loaded
-        self._logged = threading.Condition()
+        self._late_workers = late_workers
         self.log = ""
 
     def __enter__(self) -> Server:
@@ -99,9 +101,7 @@ class Server:
         assert self.process.stderr is not None
         begin = len(self.log)
         for line in self.process.stderr:
-            with self._logged:
-                self.log += line
-                self._logged.notify_all()
+            self.log += line
             if not self.port and (match := self._listening_line.search(self.log, begin)):
                 self.port = int(match[1])
                 self._listening.set()
@@ -116,22 +116,22 @@ class Server:
             return []
         return [child for child in map(int, children) if _lives(child)]
 
-    def _wait_for_workers(self) -> None:
-        """Let workers load: uWSGI's do not hear it if they are told to end meanwhile."""
-        with self._logged:
-            if not self._logged.wait_for(self._are_loaded, PATIENCE_SECONDS):
-                raise TimeoutError(f"a worker does not load:\n{self.log}")
-
-    def _are_loaded(self) -> bool:
-        return all(self._loaded_line.format(pid=pid) in self.log for pid in self.workers())
+    def _hears(self) -> bool:
+        """Say whether all of a uWSGI have set handlers: before, they ignore, or have a parent's."""
+        if not self._late_workers:
+            return True
+        ready = [pid for pid in self.workers() if _catches(pid, signal.SIGTERM, signal.SIGUSR2)]
+        return len(ready) >= self._late_workers and _catches(self.process.pid, signal.SIGTERM)
 
     def stop(self, signum: signal.Signals = signal.SIGTERM) -> int:
         """End it as an operator would; return its exit status."""
-        if self.process.poll() is None:
-            self._wait_for_workers()
-            self.process.send_signal(signum)
         try:
+            if self.process.poll() is None:
+                wait_until(self._hears)
+                self.process.send_signal(signum)
             return self.process.wait(PATIENCE_SECONDS)
+        except (AssertionError, subprocess.TimeoutExpired) as error:
+            raise TimeoutError(f"{self._command} does not end:\n{self.log}") from error
         finally:
             self.kill()
 
@@ -171,6 +171,16 @@ def _lives(pid: int) -> bool:
     except OSError:
         return False
     return state != "Z"
+
+
+def _catches(pid: int, *signals: signal.Signals) -> bool:
+    """Say whether a process has handlers of these signals."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return False
+    caught = int(status.partition("SigCgt:")[2].split()[0], 16)
+    return all(caught >> signum - 1 & 1 for signum in signals)
 
 
 def free_port() -> int:

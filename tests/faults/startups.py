@@ -124,7 +124,7 @@ def uwsgi(*options: str) -> Callable[[Path], Server]:
             folder,
             [*command, "--die-on-term", *options],
             listening=r"127\.0\.0\.1:(\d+) \(port auto-assigned\).*spawned uWSGI worker 2",
-            loaded="pid: {pid} (default app)" if "--lazy-apps" in options else "",
+            late_workers=2,
         )
 
     return start
@@ -185,7 +185,9 @@ def _script(folder: Path, script: str, *, listening: str) -> Server:
     )
 
 
-def _server(folder: Path, command: Sequence[str], *, listening: str, loaded: str = "") -> Server:
+def _server(
+    folder: Path, command: Sequence[str], *, listening: str, late_workers: int = 0
+) -> Server:
     packages = folder / "packages"
     for name in ("wsgi_tracker", "werkzeug", "markupsafe"):
         specification = importlib.util.find_spec(name)
@@ -197,7 +199,7 @@ def _server(folder: Path, command: Sequence[str], *, listening: str, loaded: str
         command,
         listening=listening,
         folder=folder,
-        loaded=loaded,
+        late_workers=late_workers,
         python_path=[packages],
         environ=_environ(folder),
     )
