@@ -30,8 +30,9 @@ class Server:
 
     ``listening`` is what its log says when it listens, with the port as a group. A server that
     cannot find a free port itself is given one in place of ``{port}`` in its command.
-    ``late_workers`` is how many workers it keeps, if those that load do not hear that they are to
-    end: told meanwhile, it waits for them for ever.
+    ``workers`` is how many it keeps, and ``own_signal`` one that they catch, once they have handlers
+    of their own, and their master does not. Those that start do not hear that they are to end: told
+    meanwhile, their master waits for them.
     """
 
     def __init__(
@@ -40,7 +41,8 @@ class Server:
         *,
         listening: str,
         folder: Path,
-        late_workers: int = 0,
+        workers: int = 0,
+        own_signal: signal.Signals = signal.SIGTERM,
         python_path: Sequence[Path] = (),
         environ: dict[str, str] | None = None,
     ) -> None:
@@ -54,7 +56,8 @@ class Server:
         self._command = list(command)
         self._listening_line = re.compile(listening, re.DOTALL)
         self._folder = folder
-        self._late_workers = late_workers
+        self._workers = workers
+        self._own_signal = own_signal
         self.log = ""
 
     def __enter__(self) -> Server:
@@ -117,11 +120,12 @@ class Server:
         return [child for child in map(int, children) if _lives(child)]
 
     def _hears(self) -> bool:
-        """Say whether all of a uWSGI have set handlers: before, they ignore, or have a parent's."""
-        if not self._late_workers:
+        """Say whether it will hear that it is to end, itself and all of its workers."""
+        if not (self._workers and Path("/proc/self/status").exists()):
             return True
-        ready = [pid for pid in self.workers() if _catches(pid, signal.SIGTERM, signal.SIGUSR2)]
-        return len(ready) >= self._late_workers and _catches(self.process.pid, signal.SIGTERM)
+        signals = (signal.SIGTERM, self._own_signal)
+        ready = [pid for pid in self.workers() if _catches(pid, *signals)]
+        return len(ready) >= self._workers and _catches(self.process.pid, signal.SIGTERM)
 
     def stop(self, signum: signal.Signals = signal.SIGTERM) -> int:
         """End it as an operator would; return its exit status."""
@@ -149,6 +153,7 @@ def gunicorn(
     application: str,
     *,
     folder: Path,
+    workers: int = 1,
     options: Sequence[str] = (),
     python_path: Sequence[Path] = (),
     environ: dict[str, str] | None = None,
@@ -156,9 +161,11 @@ def gunicorn(
     """Return a gunicorn that serves ``application``."""
     command = [sys.executable, "-m", "gunicorn", application, "--bind", "127.0.0.1:0"]
     return Server(
-        [*command, *no_control_socket(), *options],
+        [*command, *no_control_socket(), "--workers", str(workers), *options],
         listening=r"Listening at: http://127\.0\.0\.1:(\d+)",
         folder=folder,
+        workers=workers,
+        own_signal=signal.SIGABRT,
         python_path=python_path,
         environ=environ,
     )

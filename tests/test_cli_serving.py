@@ -40,7 +40,7 @@ def shop(folder: Path, application: str = "app", workers: int = 1) -> Server:
         f"shop:{application}",
         folder=folder,
         python_path=[folder],
-        options=["--workers", str(workers)],
+        workers=workers,
     )
 
 

@@ -67,12 +67,11 @@ def test_production_configuration_runs_an_application_it_does_not_touch(tmp_path
         "    start_response('200 OK', [('Content-Length', '5')])\n"
         "    return [b'boxes']\n"
     )
-    options = ["-c", str(EXAMPLES / "production" / "gunicorn.conf.py"), "--workers", "2"]
-
     with gunicorn(
         "wsgi_tracker:wrap('shop:app', 'own.db')",
         folder=tmp_path,
-        options=options,
+        workers=2,
+        options=["-c", str(EXAMPLES / "production" / "gunicorn.conf.py")],
         python_path=[tmp_path],
     ) as server:
         answer = get(server.port, "/")

@@ -86,7 +86,7 @@ def web_host(folder: Path, url: str) -> Server:
     return gunicorn(
         "shop:app",
         folder=folder,
-        options=["--workers", "2"],
+        workers=2,
         environ={"WSGI_TRACKER_DATABASE": url, "WSGI_TRACKER_SECRET": engines.SECRET},
     )
 

@@ -10,11 +10,13 @@ import importlib.util
 import os
 import pwd
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import servers
 from needs import require
@@ -63,8 +65,9 @@ def gunicorn(*options: str, workers: int = GUNICORN_WORKERS) -> Callable[[Path],
         return servers.gunicorn(
             "faultapp:tracked()",
             folder=folder,
+            workers=workers,
             # gunicorn's gevent workers do not hear a SIGTERM that comes while they start.
-            options=["--workers", str(workers), "--graceful-timeout", "3", *options],
+            options=["--graceful-timeout", "3", *options],
             python_path=[HERE],
             environ=_environ(folder),
         )
@@ -124,7 +127,8 @@ def uwsgi(*options: str) -> Callable[[Path], Server]:
             folder,
             [*command, "--die-on-term", *options],
             listening=r"127\.0\.0\.1:(\d+) \(port auto-assigned\).*spawned uWSGI worker 2",
-            late_workers=2,
+            workers=2,
+            own_signal=signal.SIGUSR2,
         )
 
     return start
@@ -185,9 +189,7 @@ def _script(folder: Path, script: str, *, listening: str) -> Server:
     )
 
 
-def _server(
-    folder: Path, command: Sequence[str], *, listening: str, late_workers: int = 0
-) -> Server:
+def _server(folder: Path, command: Sequence[str], *, listening: str, **options: Any) -> Server:
     packages = folder / "packages"
     for name in ("wsgi_tracker", "werkzeug", "markupsafe"):
         specification = importlib.util.find_spec(name)
@@ -199,9 +201,9 @@ def _server(
         command,
         listening=listening,
         folder=folder,
-        late_workers=late_workers,
         python_path=[packages],
         environ=_environ(folder),
+        **options,
     )
 
 

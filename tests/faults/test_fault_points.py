@@ -21,7 +21,8 @@ def test_death_at_any_point_loses_nothing_and_counts_nothing_twice(
     server = gunicorn(
         "faultpoints:tracked()",
         folder=tmp_path,
-        options=["--workers", "2", "--worker-class", "gthread", "--threads", "2"],
+        workers=2,
+        options=["--worker-class", "gthread", "--threads", "2"],
         python_path=[Path(__file__).parent],
         environ={
             "FAULTS_DATABASE": str(tmp_path / "visits.db"),

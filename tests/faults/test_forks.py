@@ -39,7 +39,8 @@ def forking(forks: Sequence[Fork], options: list[str], folder: Path) -> Server:
     return gunicorn(
         "forkapp:tracked()",
         folder=folder,
-        options=["--workers", "3", "--graceful-timeout", "3", *options],
+        workers=3,
+        options=["--graceful-timeout", "3", *options],
         python_path=[Path(__file__).parent],
         environ={
             "FAULTS_DATABASE": str(folder / "visits.db"),

@@ -27,7 +27,8 @@ def serving(application: str, options: list[str], folder: Path) -> Server:
     return gunicorn(
         application,
         folder=folder,
-        options=["--workers", "3", "--graceful-timeout", "5", *options],
+        workers=3,
+        options=["--graceful-timeout", "5", *options],
         python_path=[Path(__file__).parent],
         environ={"FAULTS_DATABASE": str(folder / "visits.db"), "PYTHONDEVMODE": ""},
     )

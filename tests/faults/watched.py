@@ -31,7 +31,8 @@ def server(
     with gunicorn(
         "faultapp:tracked()",
         folder=folder or Path(database).parent,
-        options=["--workers", str(WORKERS), "--worker-class", "gthread", "--threads", "4"],
+        workers=WORKERS,
+        options=["--worker-class", "gthread", "--threads", "4"],
         python_path=[Path(__file__).parent],
         environ={
             "FAULTS_DATABASE": str(database),
