@@ -29,6 +29,7 @@ class Handler(BaseHTTPRequestHandler):
     """Answer one statement at a time."""
 
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # or each answer's body waits for its header to be acknowledged
     connection_of_engine: Any
     lock = threading.Lock()
 
