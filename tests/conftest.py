@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import webtest
+from hypothesis import HealthCheck, settings
 
 from wsgi_tracker import Tracker
 
@@ -31,6 +32,12 @@ def hello(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[b
 # A shell that starts tests in the background has them ignore SIGINT, and so would all servers that
 # are started here; what has a handler has the default again in a new program.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# How long an example takes on a busy machine says nothing of the code.
+settings.register_profile(
+    "busy", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("busy")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -63,7 +63,7 @@ steps = st.lists(
 )
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=80, suppress_health_check=list(HealthCheck))
 @given(
     steps, st.sampled_from(ZONES), st.sampled_from([2, 5, 1 << 15]), st.lists(moments, max_size=4)
 )

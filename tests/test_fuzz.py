@@ -76,9 +76,7 @@ questions = st.one_of(
 reports = st.sampled_from(sorted(REPORTS))
 near_misses = st.tuples(reports, st.characters(max_codepoint=255)).map("".join)
 methods = st.one_of(st.sampled_from(["GET", "GET", "GET", "HEAD", "POST", "OPTIONS"]), texts)
-quickly = settings(
-    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+quickly = settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @dataclass

@@ -195,9 +195,7 @@ FEW = st.integers(0, 3)
 REQUESTS = st.tuples(FEW, FEW, FEW, st.sampled_from([200, 301, 404, 500]), st.integers(0, 9999))
 
 
-@settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     requests=st.lists(REQUESTS, min_size=1, max_size=60),
     cuts=st.lists(st.tuples(st.integers(0, 8000), st.integers(0, 3)), max_size=4),

@@ -753,7 +753,7 @@ def seconds_to_read(known: Any, line: str) -> float:
     return time.process_time() - began
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.sampled_from(LINES), st.integers(0, 300), HOSTILE)
 def test_hostile_line_takes_linear_time(known: Any, line: str, at: int, unit: str) -> None:
     """A second is a hundred times what 200 kB take, and a thousandth of what their square would."""

@@ -147,7 +147,7 @@ random_visits = st.lists(
 
 @pytest.mark.usefixtures("small_steps")
 def test_reports_equal_a_recount_during_a_purge_and_after_it() -> None:
-    @settings(max_examples=40, deadline=None)
+    @settings(max_examples=40)
     @given(random_visits, random_visits)
     def check(before: list[Visit], meanwhile: list[Visit]) -> None:
         with tempfile.TemporaryDirectory() as folder:

@@ -46,7 +46,7 @@ def unread(host: Host, ingester: Ingester | None = None) -> Iterator[Any]:
 
 
 @pytest.mark.once
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60, suppress_health_check=list(HealthCheck))
 @given(st.lists(visits, max_size=8), st.lists(visits, max_size=8), st.lists(moments, max_size=3))
 def test_reports_are_those_of_a_storage_that_has_what_waits(
     tmp_path_factory: pytest.TempPathFactory,

@@ -22,7 +22,7 @@ def client(node: Node) -> Client:
     )
 
 
-anything = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+anything = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @anything

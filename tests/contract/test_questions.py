@@ -236,7 +236,7 @@ both = st.sampled_from(ZONES).flatmap(
         questions(TRENDS, zone),  # type: ignore[arg-type]
     )
 )
-thoroughly = settings(max_examples=engines.examples(25), deadline=None)
+thoroughly = settings(max_examples=engines.examples(25))
 
 
 @thoroughly

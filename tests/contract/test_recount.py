@@ -52,7 +52,7 @@ visits = st.lists(
 
 
 @pytest.mark.parametrize("zone", ["UTC", "Europe/Berlin", "Asia/Kathmandu", "America/St_Johns"])
-@settings(max_examples=engines.examples(15), deadline=None)
+@settings(max_examples=engines.examples(15))
 @given(recorded=visits)
 def test_reports_equal_a_recount(recorded: list[Visit], zone: str) -> None:
     with reporting(recorded, zone) as client:
