@@ -120,8 +120,8 @@ class Server:
         return [child for child in map(int, children) if _lives(child)]
 
     def _hears(self) -> bool:
-        """Say whether it will hear that it is to end, itself and all of its workers."""
-        if not (self._workers and Path("/proc/self/status").exists()):
+        """Say whether it will hear that it is to end, itself and all of its workers; or has ended."""
+        if not self._workers or self.process.poll() is not None or not Path("/proc/self").exists():
             return True
         signals = (signal.SIGTERM, self._own_signal)
         ready = [pid for pid in self.workers() if _catches(pid, *signals)]
@@ -130,9 +130,8 @@ class Server:
     def stop(self, signum: signal.Signals = signal.SIGTERM) -> int:
         """End it as an operator would; return its exit status."""
         try:
-            if self.process.poll() is None:
-                wait_until(self._hears)
-                self.process.send_signal(signum)
+            wait_until(self._hears)
+            self.process.send_signal(signum)
             return self.process.wait(PATIENCE_SECONDS)
         except (AssertionError, subprocess.TimeoutExpired) as error:
             raise TimeoutError(f"{self._command} does not end:\n{self.log}") from error
