@@ -7,10 +7,12 @@ packages; and Apache's processes, started by root, are another user, who cannot 
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import pwd
 import shutil
 import signal
+import socket
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -48,6 +50,7 @@ Require all granted
 </Directory>
 """
 APACHE_USER = "www-data"
+UWSGI_STATS = "stats.socket"
 
 
 @contextmanager
@@ -123,6 +126,7 @@ def uwsgi(*options: str) -> Callable[[Path], Server]:
         require(shutil.which("uwsgi") and plugins, "uWSGI (uwsgi-core, uwsgi-plugin-python3)")
         command = ["uwsgi", "--plugin", "python3", "--module", "faultapp:tracked()", "--need-app"]
         command += ["--http-socket", "127.0.0.1:0", "--master", "--processes", "2"]
+        command += ["--stats", UWSGI_STATS]
         return _server(
             folder,
             [*command, "--die-on-term", *options],
@@ -132,6 +136,15 @@ def uwsgi(*options: str) -> Callable[[Path], Server]:
         )
 
     return start
+
+
+def uwsgi_rests(folder: Path) -> bool:
+    """Say whether no worker is amid a request, which outlasts its answer by a moment."""
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(folder / UWSGI_STATS))
+        with client.makefile("rb") as answer:
+            workers = json.load(answer)["workers"]
+    return not any(core["in_request"] for worker in workers for core in worker["cores"])
 
 
 def mod_wsgi(mpm: str, *directives: str) -> Callable[[Path], Server]:
