@@ -440,5 +440,30 @@ def test_outage_at_start_is_logged_once_by_all_that_meet_it(
     tracker.close()
 
     assert len(during) == 1
-    assert during[0].startswith("visits wait in the spool: database is locked; ")
+    assert during[0].startswith(
+        "visits wait in the spool: retention_days=30 does not hold yet: database is locked; "
+    )
     assert caplog.messages[1:] == ["visits wait in the spool: works again"]
+
+
+def test_application_that_starts_while_another_writes_tells_of_no_outage(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whoever ingests may write for longer than a start waits; that is only told if it lasts."""
+    database = tmp_path / "visits.db"
+    Tracker(hello, database, token="right").close()
+
+    with closing(sqlite3.connect(database, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        tracker = Tracker(hello, database, token="right", ingest=False)
+        webtest.TestApp(tracker).get("/")
+        at_start = list(caplog.messages)
+        tracker._backend.ingester.wake()
+        lasting = list(caplog.messages)
+        other.execute("ROLLBACK")
+    tracker.close()
+
+    assert at_start == []
+    assert [message.partition(";")[0] for message in lasting] == [
+        "visits wait in the spool: database is locked"
+    ]

@@ -21,6 +21,7 @@ from .pool import ConnectionPool, PooledConnection, inode
 from .schema import (
     SCHEMA_VERSION,
     create_schema,
+    is_busy,
     make_file,
     other_schema,
     refuse_foreign,
@@ -65,11 +66,21 @@ class Database:
         """Write nothing, but as if; raises what can keep it from being written, closed again."""
         try:
             make_file(self.path)
-            with self._pool.writer() as connection, transaction(connection):
-                connection.execute("DELETE FROM counts WHERE 0")
+            with self._pool.writer() as connection:
+                self._write_nothing(connection)
         finally:
             self._patience_seconds = self._busy_seconds
             self._pool.close()
+
+    def _write_nothing(self, connection: PooledConnection) -> None:
+        try:
+            with transaction(connection):
+                connection.execute("DELETE FROM counts WHERE 0")
+        except sqlite3.OperationalError as error:
+            # Whoever has the lock can write, so others can; where it is kept for long, who ingests
+            # says so.
+            if not is_busy(error):
+                raise
 
     @contextmanager
     def report(self, *, long: bool = False) -> Iterator[PooledConnection]:
