@@ -24,6 +24,7 @@ from waiting import wait_until
 SERVER = shutil.which("clickhouse-server") or "/usr/sbin/clickhouse-server"
 ZOOKEEPER = Path("/usr/share/java/zookeeper.jar")
 CLUSTER = "two_shards"
+FIRST_PORT, PROCESSES, PORTS = 20_000, 12, 1_000
 USER, PASSWORD = "tracker", "of the tests' own"
 CONFIG = """<yandex>
 <logger><level>warning</level><log>{folder}/server.log</log><errorlog>{folder}/errors.log</errorlog></logger>
@@ -80,11 +81,22 @@ def require_chdb() -> None:
     require(find_spec("chdb"), "chdb")
 
 
+def _own_ports() -> Iterator[int]:
+    """Give ports in turn that no outgoing connection has; whoever tests beside has others."""
+    number = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    first = FIRST_PORT + number % PROCESSES * PORTS
+    begin = secrets.randbelow(PORTS)  # tests seed random alike
+    return itertools.cycle(first + (begin + count) % PORTS for count in range(PORTS))
+
+
+_ports = _own_ports()
+
+
 def quiet_port() -> int:
-    """Return a free port that no outgoing connection is given, as a server takes a while to start."""
+    """Return a free port that nobody else takes, as a server takes a while to start."""
     while True:
         with suppress(OSError), socket.socket() as probe:
-            port = 20_000 + secrets.randbelow(10_000)  # tests seed random alike
+            port = next(_ports)
             probe.bind(("127.0.0.1", port))
             return port
 
