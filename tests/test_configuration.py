@@ -7,7 +7,7 @@ import os
 import sqlite3
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -421,21 +421,28 @@ def test_application_starts_while_the_head_of_its_database_is_damaged(
     assert "is damaged" in during[0]
 
 
+@contextmanager
+def another_writes(database: Path) -> Iterator[None]:
+    """Have another connection write to a database that was used before."""
+    Tracker(hello, database, token="right").close()
+    with closing(sqlite3.connect(database, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        yield
+        other.execute("ROLLBACK")
+
+
 def test_outage_at_start_is_logged_once_by_all_that_meet_it(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Constructor, retention, ingest and purge told of one lock: four lines."""
     database = tmp_path / "visits.db"
-    Tracker(hello, database, token="right").close()
 
-    with closing(sqlite3.connect(database, isolation_level=None)) as other:
-        other.execute("BEGIN IMMEDIATE")
+    with another_writes(database):
         tracker = Tracker(hello, database, token="right", retention_days=30, ingest=False)
         webtest.TestApp(tracker).get("/")
         tracker._backend.ingester.wake()
         tracker._backend.ingest_thread._purge()
         during = [record.getMessage() for record in caplog.records]
-        other.execute("ROLLBACK")
     tracker._backend.ingester.wake()
     tracker.close()
 
@@ -451,16 +458,13 @@ def test_application_that_starts_while_another_writes_tells_of_no_outage(
 ) -> None:
     """Whoever ingests may write for longer than a start waits; that is only told if it lasts."""
     database = tmp_path / "visits.db"
-    Tracker(hello, database, token="right").close()
 
-    with closing(sqlite3.connect(database, isolation_level=None)) as other:
-        other.execute("BEGIN IMMEDIATE")
+    with another_writes(database):
         tracker = Tracker(hello, database, token="right", ingest=False)
         webtest.TestApp(tracker).get("/")
         at_start = list(caplog.messages)
         tracker._backend.ingester.wake()
         lasting = list(caplog.messages)
-        other.execute("ROLLBACK")
     tracker.close()
 
     assert at_start == []

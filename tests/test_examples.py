@@ -67,7 +67,6 @@ def test_production_configuration_runs_an_application_it_does_not_touch(tmp_path
         "    start_response('200 OK', [('Content-Length', '5')])\n"
         "    return [b'boxes']\n"
     )
-
     with gunicorn(
         "wsgi_tracker:wrap('shop:app', 'own.db')",
         folder=tmp_path,

@@ -63,7 +63,11 @@ class Database:
         self._inode: tuple[int, int] | None = None
 
     def try_out(self) -> None:
-        """Write nothing, but as if; raises what can keep it from being written, closed again."""
+        """Write nothing, but as if, and close it; raises what can keep it from being written.
+
+        Not the turn of another writer, as who has the lock can write: where it is kept for long, who
+        ingests says so.
+        """
         try:
             make_file(self.path)
             with self._pool.writer() as connection:
@@ -77,8 +81,6 @@ class Database:
             with transaction(connection):
                 connection.execute("DELETE FROM counts WHERE 0")
         except sqlite3.OperationalError as error:
-            # Whoever has the lock can write, so others can; where it is kept for long, who ingests
-            # says so.
             if not is_busy(error):
                 raise
 
