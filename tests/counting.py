@@ -61,6 +61,12 @@ def look(storage: Storage, unread: Any = None) -> Look:
     return Look(storage, unread)
 
 
+def classify_new(storage: Storage) -> None:
+    """Do what whoever ingests does behind a batch."""
+    if storage.learn():
+        storage.count()
+
+
 class Waiting:
     """Visits that are in no storage yet."""
 
@@ -88,6 +94,7 @@ class Counted:
         data = b"".join(visit.line() for visit in came)
         segment = str(next(serial))
         self.storage.ingest([segment], lambda _: Batch(data, {segment: 1}), durable=False)
+        classify_new(self.storage)
 
     def forget(self, user: str) -> None:
         for _ in self.storage._steps(phases_for_user(user)):  # type: ignore[attr-defined]

@@ -6,7 +6,7 @@ import sqlite3
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from typing import Any
 
 import pytest
@@ -19,7 +19,10 @@ from test_agents import REAL
 from wsgi_tracker import Tracker, Visit, agents, open_storage
 from wsgi_tracker.agents import CLASSES, Agent, data_version, load_classifier
 from wsgi_tracker.errors import ConfigurationError
+from wsgi_tracker.hostlock import HostLock
+from wsgi_tracker.ingest import Ingester
 from wsgi_tracker.period import Granularity
+from wsgi_tracker.storage import Batch
 from wsgi_tracker.storage.sqlite import classes
 
 Client = Callable[..., webtest.TestApp]
@@ -176,6 +179,61 @@ def test_new_user_agents_beyond_a_transaction_follow_in_others_at_once(
     host.ingester.run_once()
 
     assert set(classes_of(host).values()) == {"tool"}
+
+
+def test_others_ingest_while_what_classifies_is_loaded(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It takes a second on a busy machine: no report of another process waits for that."""
+    hits: list[int] = []
+
+    def load() -> Any:
+        monkeypatch.undo()
+        host.segment(lines([CHROME, "curl/8"]))
+        with closing(open_storage(host.database)) as of_another:
+            Ingester(of_another, host.folder).run_once()
+        hits.append(host.hits())
+        return load_classifier()
+
+    monkeypatch.setattr(classes, "load_classifier", load)
+    host.segment(lines([CHROME]))
+    host.ingester.run_once()
+
+    assert hits == [3]
+    assert classes_of(host) == {CHROME: "human", "curl/8": "tool"}
+
+
+def test_user_agent_is_decided_with_the_next_batch_where_others_ingest_behind_its_own(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with ExitStack() as others:
+
+        def load() -> Any:
+            others.enter_context(HostLock.of(host.folder).held())
+            return load_classifier()
+
+        monkeypatch.setattr(classes, "load_classifier", load)
+        host.segment(lines([CHROME]))
+        host.ingester.run_once()
+        before = classes_of(host)
+
+    host.segment(lines(["curl/8"]))
+    host.ingester.run_once()
+
+    assert before == {CHROME: None}
+    assert classes_of(host) == {CHROME: "human", "curl/8": "tool"}
+
+
+def test_visits_are_counted_though_the_packages_cannot_be_used(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(classes, "load_classifier", lambda: None)
+    host.storage.ingest([], lambda _: Batch(lines([CHROME])), durable=False)
+
+    for _ in host.storage.rebuild():
+        pass
+
+    assert host.storage.facts([]).uncounted == 0
 
 
 @pytest.mark.parametrize(

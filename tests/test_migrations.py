@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import webtest
-from counting import look, only
+from counting import classify_new, look, only
 from recount import count_stats, count_summary, count_trends
 
 from wsgi_tracker import Tracker, Visit, open_storage
@@ -81,6 +81,7 @@ def schema(database: Path) -> set[tuple[Any, ...]]:
 def ingest(storage: Storage, *visits: Visit) -> None:
     data = b"".join(visit.line() for visit in visits)
     storage.ingest([], lambda positions: Batch(data), durable=False)
+    classify_new(storage)
 
 
 def test_every_earlier_schema_is_kept_for_these_tests() -> None:

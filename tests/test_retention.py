@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 import webtest
-from counting import look
+from counting import classify_new, look
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from recount import count_stats, count_summary, count_trends
@@ -75,6 +75,7 @@ class Kept:
     def ingest(self, visits: Iterable[Visit]) -> None:
         data = b"".join(visit.line() for visit in visits)
         self.storage.ingest([], lambda positions: Batch(data), durable=False)
+        classify_new(self.storage)
 
     def sql(self, statement: str, *values: Any) -> list[Any]:
         with closing(sqlite3.connect(self.database, isolation_level=None)) as connection:

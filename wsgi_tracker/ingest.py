@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from bisect import bisect
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -123,7 +123,18 @@ class Ingester:
             raise
         # Known only to who could try: where others hold the lock, they may be failing.
         self._outage.over()
+        self._classify_new()
         return more
+
+    def _classify_new(self) -> None:
+        """Have user agents classified for which this process was not ready; the batch is stored.
+
+        Where it fails, whoever stores the next batch does it.
+        """
+        if self._storage.learn():  # others may ingest meanwhile
+            with suppress(StorageError, OSError), self._host_lock.held() as ours:
+                if ours:
+                    self._storage.count()
 
     def _ingest_batch(self) -> bool:
         chosen, more = self._choose()

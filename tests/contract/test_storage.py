@@ -12,6 +12,7 @@ from typing import Any
 import engines
 import pytest
 from commands import command
+from counting import classify_new
 from logs_written import GARBAGE, LINE
 
 from wsgi_tracker import Visit, open_storage
@@ -67,6 +68,7 @@ def ingest(storage: Storage, some: Sequence[bytes], **more: Any) -> list[bytes]:
 
     batch = Batch(b"".join(some), **more)
     storage.ingest(["s"], lambda _: batch, durable=True, kept=keep)
+    classify_new(storage)
     return kept
 
 

@@ -250,6 +250,13 @@ class Storage(Protocol):
         are as exact.
         """
 
+    def learn(self) -> bool:
+        """Load what it takes to classify new user agents, if some wait for it; True if so.
+
+        The next :meth:`count` will decide their classes. It may take a second, so whoever ingests
+        does it while others may.
+        """
+
     def tidy(self) -> None:
         """Do upkeep that would else delay who stores visits; others may do so meanwhile."""
 

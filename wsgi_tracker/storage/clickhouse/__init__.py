@@ -137,6 +137,10 @@ class ClickHouseStorage:
         """See :meth:`wsgi_tracker.storage.Storage.count`; there is nothing to count."""
         return False
 
+    def learn(self) -> bool:
+        """See :meth:`wsgi_tracker.storage.Storage.learn`; a batch waits for what it lacks."""
+        return False
+
     def tidy(self) -> None:
         """See :meth:`wsgi_tracker.storage.Storage.tidy`; servers tidy by themselves."""
 

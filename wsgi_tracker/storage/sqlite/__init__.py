@@ -16,7 +16,7 @@ from .backup import copy_database
 from .check import first_damage, first_difference
 from .classes import Reclassification
 from .counters import start_anew
-from .counting import Counting, is_due
+from .counting import Counting
 from .database import Database
 from .facts import is_readable_by_others, read_facts
 from .faults import explain, is_passing
@@ -133,10 +133,14 @@ class SQLiteStorage:
     def count(self, *, enough: int = ENOUGH_TO_COUNT) -> bool:
         """See :meth:`wsgi_tracker.storage.Storage.count`."""
         with self._file.read() as connection:
-            if not is_due(connection, enough):
+            if not self._counting.is_due(connection, enough):
                 return False
         with self._file.writer() as connection:
             return self._counting.step(connection)
+
+    def learn(self) -> bool:
+        """See :meth:`wsgi_tracker.storage.Storage.learn`."""
+        return self._counting.learn()
 
     def tidy(self) -> None:
         """See :meth:`wsgi_tracker.storage.Storage.tidy`."""
@@ -150,12 +154,12 @@ class SQLiteStorage:
         with self._file.write() as connection:
             start_anew(connection)
         yield
-        while self.count(enough=1):
+        while self.count(enough=1) or self.learn():
             yield
 
     def check(self) -> str | None:
         """See :meth:`wsgi_tracker.storage.Storage.check`."""
-        while self.count(enough=1):
+        while self.count(enough=1) or self.learn():
             pass
         with self._file.read() as connection:
             return first_difference(connection)

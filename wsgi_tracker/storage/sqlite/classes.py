@@ -1,8 +1,9 @@
 """The classes of user agents in SQLite: decided once, in steps too small to hold anybody up.
 
 A new user agent has no class, and shows as unknown, until it is decided: in the transaction that
-takes in its first visit, or in short ones behind it. Where there are more than fit into the time
-for that, the rest is unknown for good, or until all are classified anew. So whoever sends a new
+takes in its first visit, or in short ones behind it. What it takes to decide is loaded when it is
+missed, and between two batches, as others wait for their turn. Where there are more than fit into the
+time for that, the rest is unknown for good, or until all are classified anew. So whoever sends a new
 user agent with every request costs the ingester some of its time, and no visit.
 """
 
@@ -88,12 +89,18 @@ class Decisions:
     def __init__(self) -> None:
         self._classify: Classify | None = None
         self._is_loaded = False
+        self.is_missed = False  # whether there was something to decide, and nothing to do so by
 
     def are_due(self, connection: sqlite3.Connection) -> bool:
         """Return whether a user agent has no class that could have one."""
         if (self._is_loaded and self._classify is None) or data_version() is None:
             return False
         return bool(connection.execute(IS_UNDECIDED).fetchone()[0])
+
+    def load(self) -> bool:
+        """Load what to decide by, which takes a while; True if there is something."""
+        self._classify, self._is_loaded, self.is_missed = load_classifier(), True, False
+        return self._classify is not None
 
     def within(self, connection: sqlite3.Connection) -> None:
         """Decide some in the batch's transaction, once there is something to decide by."""
@@ -102,13 +109,13 @@ class Decisions:
             store(connection, decided, data_version() or "")
 
     def after(self, connection: sqlite3.Connection, *, all_of_them: bool = False) -> None:
-        """Decide what there was no time for, or nothing to decide by, as it is loaded only now.
+        """Decide what there was no time for, or nothing to decide by, if there is now.
 
         Others may write meanwhile. What is still left then came too fast: it stays unknown, unless
         all have to be decided.
         """
-        self._classify, self._is_loaded = load_classifier(), True
         if self._classify is None:
+            self.is_missed = True
             return
         deadline = math.inf if all_of_them else time.monotonic() + REST_SECONDS
         while time.monotonic() < deadline:

@@ -44,17 +44,33 @@ class Counting:
         Nobody waits for an import, so all its user agents get a class, however many they are.
         """
         with suppress(sqlite3.Error, StorageError):
-            if is_import and self._decisions.are_due(connection):
+            if is_import and self._decisions.are_due(connection) and self._decisions.load():
                 self._decisions.after(connection, all_of_them=True)
-            if self._decisions.are_due(connection) or is_due(connection, MANY):
+            if self.is_due(connection, MANY):
                 self.step(connection)
 
+    def is_due(self, connection: sqlite3.Connection, enough: int) -> bool:
+        """Return whether user agents lack a class, or so many visits, or all, are to be counted."""
+        state = read_state(connection)
+        is_enough = not state.is_sound or state.uncounted >= enough
+        return is_enough or self._decisions.are_due(connection)
+
+    def learn(self) -> bool:
+        """Load what a step missed; True if one did."""
+        if not self._decisions.is_missed:
+            return False
+        self._decisions.load()
+        return True
+
     def step(self, connection: sqlite3.Connection) -> bool:
-        """Decide and count some, in short transactions; True if more waits."""
+        """Decide and count some, in short transactions; True if more waits.
+
+        Where it has something to :meth:`learn` first, all waits for that, and it is False.
+        """
         if self._decisions.are_due(connection):
             self._decisions.after(connection)
         if self._decisions.are_due(connection):
-            return True
+            return not self._decisions.is_missed
         with transaction(connection):
             return self._fold(connection)
 
@@ -76,12 +92,6 @@ class Counting:
         self._has_current_calendar = True  # time zones change with another process alone
         self._outage.over()
         return more
-
-
-def is_due(connection: sqlite3.Connection, enough: int) -> bool:
-    """Return whether there are enough visits to count, or what was counted is so no more."""
-    state = read_state(connection)
-    return not state.is_sound or state.uncounted >= enough
 
 
 @contextmanager
