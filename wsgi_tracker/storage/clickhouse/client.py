@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from urllib3 import BaseHTTPResponse, PoolManager
 
 CONNECT_SECONDS = 3.0
-RUN_SECONDS = 60.0  # servers of a cluster wait for each other
+RUN_SECONDS = 60.0
+TOLD_SECONDS = 50  # of these, for servers of a cluster that wait for each other
 SEND_SECONDS = 10.0  # a report may be behind it; what takes longer goes on, and is not stored again
 CONNECTIONS = 8
 # A connection that was quiet for longer may have been ended, by old servers after 3 seconds, or lost
@@ -52,6 +53,8 @@ PINNED: dict[str, str | int] = {
     "join_use_nulls": 0,
     "transform_null_in": 0,
     "async_insert": 0,
+    "mutations_sync": 0,
+    "alter_sync": 1,
     "insert_deduplicate": 1,
     "max_partitions_per_insert_block": 0,
     "input_format_allow_errors_num": 0,
@@ -114,21 +117,39 @@ class Client:
         seconds = min(seconds, self._query_timeout_seconds)
         # Old servers take whole seconds, and 0 for none.
         limits = {"max_execution_time": math.ceil(seconds)}
-        body = self._post(
-            statement.encode(),
-            {**READING, **limits, **settings},
-            seconds=seconds + CONNECT_SECONDS,
-            attempts=2,
-        )
+        try:
+            body = self._post(
+                statement.encode(),
+                {**READING, **limits, **settings},
+                seconds=seconds + CONNECT_SECONDS,
+                attempts=2,
+            )
+        except ClickHouseError as error:
+            if error.code != TIMEOUT_EXCEEDED:
+                raise
+            raise QueryTimeoutError(
+                f"this takes longer than query_timeout_seconds, {self._query_timeout_seconds:g}: "
+                f"ask about a shorter time, or fewer filters at once"
+            ) from error
         try:
             found: list[Any] = json.loads(body)["data"]
         except (ValueError, KeyError, TypeError) as error:
             raise self._stranger() from error
         return found
 
-    def run(self, statement: str, **settings: str | int | float) -> None:
-        """Run a statement that changes what there is."""
-        self._post(statement.encode(), settings, seconds=RUN_SECONDS)
+    def run(
+        self,
+        statement: str,
+        *,
+        told_within: int = TOLD_SECONDS,
+        **settings: str | int | float,
+    ) -> None:
+        """Run a statement that changes what there is; a cluster is to tell of its end within seconds.
+
+        Where it does not, all the same those servers do it that can.
+        """
+        cluster = {"distributed_ddl_task_timeout": told_within} if self.address.cluster else {}
+        self._post(statement.encode(), {**cluster, **settings}, seconds=RUN_SECONDS)
 
     def add(self, statement: str) -> None:
         """Run a statement that adds the rows it holds."""
@@ -211,11 +232,6 @@ class Client:
         text = " ".join(body[:2000].decode("utf-8", "replace").split())
         found = CODE.search(text)
         code = int(found[1]) if found else 0
-        if code == TIMEOUT_EXCEEDED:
-            return QueryTimeoutError(
-                f"this takes longer than query_timeout_seconds, {self._query_timeout_seconds:g}: "
-                f"ask about a shorter time, or fewer filters at once"
-            )
         if code in REFUSED:
             # Its text may name the user, and says no more.
             return ClickHouseError(f"{self.address} refuses user or password", code)

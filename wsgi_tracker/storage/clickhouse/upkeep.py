@@ -1,7 +1,7 @@
 """What visits are deleted, and how it is seen to that they are gone.
 
-Whole months are dropped; of one that goes on, and of a user, visits are deleted by mutations, which
-write the parts that hold them anew.
+Whole months are dropped; of one that goes on, and of a user, visits are deleted by mutations. No
+report shows what is older than the floor, so only who asks for a purge, or a user, waits for the end.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 
 from ...period import DAY, HOUR, Granularity, bucket_start, next_bucket
 from .client import Client
-from .deletion import alter, delete
+from .deletion import alter, await_end, begin_to_delete, delete
 from .literals import literal
 from .schema import MONTH, Schema
 from .settings import Settings
@@ -62,20 +62,23 @@ class Upkeep:
             self._settings.write({"floor": before})
             yield
         floor = self._settings.number("floor") or 0
+        too_old = self._of_now(f"timestamp < {literal(floor)}")
         for month, oldest in self._client.rows(MONTHS.replace("{floor}", literal(floor))):
             start = bucket_start(Granularity.MONTH, oldest)
             if next_bucket(Granularity.MONTH, start) <= floor:
                 alter(self._client, self._schema, "visits", f"DROP PARTITION {int(month)}")
             elif before is not None or floor // DAY * DAY > oldest:
-                self._delete_visits(f"timestamp < {literal(floor)}")
+                begin_to_delete(self._client, self._schema, "visits", too_old)
             yield
+        if before is not None:
+            await_end(self._client, "visits", too_old)
 
     def forget(self, user_hash: str) -> int:
         """Delete all visits of a user, and the user agents that only they had."""
         of_user = f"user_hash = {literal(user_hash)}"
         ((visits,),) = self._client.rows(f"SELECT count() FROM visits WHERE {of_user}")
         agents = self._agents(of_user)
-        self._delete_visits(of_user)
+        delete(self._client, self._schema, "visits", self._of_now(of_user))
         if agents:
             others = self._agents(f"user_agent IN ({literal(sorted(agents))})")
             if gone := sorted(agents - others):
@@ -83,11 +86,10 @@ class Upkeep:
                 delete(self._client, self._schema, "user_agents", of_agents)
         return int(visits)
 
-    def _delete_visits(self, where: str) -> None:
-        """Delete those that there are; others that fulfil the condition may come meanwhile."""
-        ((newest,),) = self._client.rows("SELECT max(batch) FROM visits")
-        bound = f"{where} AND batch <= {literal(newest)}"
-        delete(self._client, self._schema, "visits", bound)
+    def _of_now(self, where: str) -> str:
+        """Return what only those fulfil that there are now; others may come meanwhile."""
+        ((newest,),) = self._client.rows(f"SELECT max(batch) FROM visits WHERE {where}")
+        return f"{where} AND batch <= {literal(newest)}"
 
     def _agents(self, where: str) -> set[str]:
         rows = self._client.rows(f"SELECT DISTINCT user_agent FROM visits WHERE {where}")
