@@ -63,7 +63,7 @@ def look(storage: Storage, unread: Any = None) -> Look:
 
 def classify_new(storage: Storage) -> None:
     """Do what whoever ingests does behind a batch."""
-    if storage.learn():
+    if storage.load_classifier():
         storage.count()
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
+import subprocess
+import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -187,41 +189,115 @@ def test_others_ingest_while_what_classifies_is_loaded(
     """It takes a second on a busy machine: no report of another process waits for that."""
     hits: list[int] = []
 
+    with monkeypatch.context() as patch:
+
+        def load() -> Any:
+            patch.undo()
+            host.segment(lines([CHROME, "curl/8"]))
+            with closing(open_storage(host.database)) as of_another:
+                Ingester(of_another, host.folder).run_once()
+            hits.append(host.hits())
+            return load_classifier()
+
+        patch.setattr(classes, "load_classifier", load)
+        host.segment(lines([CHROME]))
+        host.ingester.run_once()
+
+    assert hits == [3]
+    assert classes_of(host) == {CHROME: "human", "curl/8": "tool"}
+
+
+def test_user_agent_is_decided_by_whoever_stores_the_next_batch_if_others_came_between(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with ExitStack() as others, monkeypatch.context() as patch:
+
+        def load() -> Any:
+            others.enter_context(HostLock.of(host.folder).held())
+            return load_classifier()
+
+        patch.setattr(classes, "load_classifier", load)
+        host.segment(lines([CHROME]))
+        host.ingester.run_once()
+        before = classes_of(host)
+
+    host.segment(lines(["curl/8"]))
+    with closing(open_storage(host.database)) as of_another:
+        Ingester(of_another, host.folder).run_once()
+
+    assert before == {CHROME: None}
+    assert classes_of(host) == {CHROME: "human", "curl/8": "tool"}
+
+
+def test_one_thread_loads_what_classifies(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A report that ingests meanwhile does not wait for it."""
+    again: list[bool] = []
+
     def load() -> Any:
-        monkeypatch.undo()
-        host.segment(lines([CHROME, "curl/8"]))
-        with closing(open_storage(host.database)) as of_another:
-            Ingester(of_another, host.folder).run_once()
-        hits.append(host.hits())
+        again.append(host.storage.load_classifier())
         return load_classifier()
 
     monkeypatch.setattr(classes, "load_classifier", load)
     host.segment(lines([CHROME]))
     host.ingester.run_once()
 
-    assert hits == [3]
-    assert classes_of(host) == {CHROME: "human", "curl/8": "tool"}
+    assert again == [False]
+    assert classes_of(host) == {CHROME: "human"}
 
 
-def test_user_agent_is_decided_with_the_next_batch_where_others_ingest_behind_its_own(
-    host: Host, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with ExitStack() as others:
+FORKING = """
+import os, sys, threading
+from wsgi_tracker import open_storage, process
+from wsgi_tracker.storage import Batch
+from wsgi_tracker.storage.sqlite import classes
 
-        def load() -> Any:
-            others.enter_context(HostLock.of(host.folder).held())
-            return load_classifier()
+class Fork:
+    def begin(self):
+        forking.set()
 
-        monkeypatch.setattr(classes, "load_classifier", load)
-        host.segment(lines([CHROME]))
-        host.ingester.run_once()
-        before = classes_of(host)
+def load():
+    begun.set()
+    forking.wait(60)
+    for _ in range(300):  # a fork that does not wait is done by then
+        os.sched_yield()
+    classifier = load_classifier()
+    loaded.append(True)
+    return classifier
 
-    host.segment(lines(["curl/8"]))
-    host.ingester.run_once()
+begun, forking, loaded, fork = threading.Event(), threading.Event(), [], Fork()
+load_classifier, classes.load_classifier = classes.load_classifier, load
+storage = open_storage(sys.argv[1])
+storage.ingest([], lambda _: Batch(bytes.fromhex(sys.argv[2])), durable=False)
+process.watch_forks(before=fork.begin)
+thread = threading.Thread(target=storage.load_classifier)
+thread.start()
+begun.wait(60)
+child = os.fork()
+if not child:
+    os._exit(0 if loaded else 1)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+thread.join()
+"""
 
-    assert before == {CHROME: None}
-    assert classes_of(host) == {CHROME: "human", "curl/8": "tool"}
+
+def test_no_fork_comes_in_the_middle_of_what_is_imported(host: Host) -> None:
+    """A child that imports the same would wait for a thread that it does not have."""
+    command = [sys.executable, "-W", "ignore", "-c", FORKING]
+    arguments = [str(host.database), lines([CHROME]).hex()]
+
+    done = subprocess.run(
+        [*command, *arguments], check=True, capture_output=True, text=True, timeout=60
+    )
+
+    assert (done.stdout, done.stderr) == ("0\n", "")
+
+
+def test_check_decides_and_counts_what_nobody_has(host: Host) -> None:
+    host.storage.ingest([], lambda _: Batch(lines([CHROME])), durable=False)
+
+    assert host.storage.check() is None
+    assert host.storage.facts([]).uncounted == 0
+    assert classes_of(host) == {CHROME: "human"}
 
 
 def test_visits_are_counted_though_the_packages_cannot_be_used(

@@ -93,8 +93,8 @@ tracker = Tracker(hello, database, require_token=False)
 for _ in range(10):
     ask("/parent")
 assert hits() == 10
-host_lock = tracker._backend.ingester._host_lock
-host_lock._before_fork()  # no hook brings the parent's thread to rest
+mutex = tracker._backend.ingester._host_lock._mutex
+mutex._before_fork()  # no hook brings the parent's thread to rest
 forked = fork()
 if not forked:
     woken = threading.Event()
@@ -110,7 +110,7 @@ if not forked:
     if child_ends == "exit":
         sys.exit(0)
     os._exit(0)  # as if killed
-host_lock._after_fork_in_parent()
+mutex._after_fork_in_parent()
 for _ in range(100):
     ask("/parent")
 status = os.waitpid(forked, 0)[1]

@@ -37,7 +37,8 @@ def free():
         slots += 1
     for _ in range(slots):
         pool._slots.release()
-    return slots, host_lock._mutex.acquire(blocking=False) and not host_lock._mutex.release()
+    with host_lock._mutex.held() as is_free:
+        return slots, is_free
 
 def report(results):
     print(json.dumps([results, *free(), process._forks._turn.locked()]))

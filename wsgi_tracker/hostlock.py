@@ -10,10 +10,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import ClassVar
 
-from .process import new_lock, watch_forks
+from .process import ForkLock, new_lock, watch_forks
 from .segments import is_at, make_folder
-
-FORK_PATIENCE_SECONDS = 5.0
 
 
 class HostLock:
@@ -30,12 +28,10 @@ class HostLock:
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / "ingest.lock"
-        self._reset()
-        watch_forks(
-            before=self._before_fork,
-            in_parent=self._after_fork_in_parent,
-            in_child=self._after_fork_in_child,
-        )
+        self._fd = -1
+        self._pid = os.getpid()
+        self._mutex = ForkLock()
+        watch_forks(in_child=self._after_fork_in_child)
 
     @classmethod
     def of(cls, folder: Path) -> HostLock:
@@ -45,12 +41,6 @@ class HostLock:
                 cls._all[folder] = cls(folder)
             return cls._all[folder]
 
-    def _reset(self) -> None:
-        self._fd = -1
-        self._pid = os.getpid()
-        self._mutex = new_lock()
-        self._held_for_forks: list[bool] = []
-
     @contextmanager
     def held(self) -> Iterator[bool]:
         """Try, without waiting; yields whether it is ours.
@@ -59,21 +49,16 @@ class HostLock:
         """
         if self._pid != os.getpid():  # a fork that ran no Python hooks
             self._after_fork_in_child()
-        mutex = self._mutex
-        if not mutex.acquire(blocking=False):
-            yield False
-            return
-        try:
-            if not self._lock():
+        pid = self._pid
+        with self._mutex.held() as ours:
+            if not ours or not self._lock():
                 yield False
                 return
             try:
                 yield True
             finally:
-                if mutex is self._mutex:  # not in a child forked meanwhile
+                if pid == self._pid:  # not in a child forked meanwhile
                     fcntl.lockf(self._fd, fcntl.LOCK_UN)
-        finally:
-            mutex.release()
 
     def _lock(self) -> bool:
         if self._fd >= 0 and not is_at(self._path, self._fd):
@@ -107,21 +92,9 @@ class HostLock:
             return 0.0
         return seconds if 0 < seconds <= longest else 0.0
 
-    def _before_fork(self) -> None:
-        """Let no ingest be under way."""
-        if self._pid != os.getpid():
-            self._after_fork_in_child()
-        # One entry per fork: two at once, each with its own result, must not forget one.
-        self._held_for_forks.append(self._mutex.acquire(timeout=FORK_PATIENCE_SECONDS))
-
-    def _after_fork_in_parent(self) -> None:
-        """Go on."""
-        if self._held_for_forks and self._held_for_forks.pop():
-            self._mutex.release()
-
     def _after_fork_in_child(self) -> None:
         """Close the parent's file; a child holds none of its record locks."""
         fd, self._fd = self._fd, -1  # two threads may notice the fork at once
         if fd >= 0:
             os.close(fd)
-        self._reset()
+        self._pid = os.getpid()

@@ -180,7 +180,7 @@ class Importer:
         while more:
             with self._locked():
                 more = self._backend.storage.count(enough=1)
-            more = more or self._backend.storage.learn()
+            more = more or self._backend.storage.load_classifier()
 
     @contextmanager
     def _locked(self) -> Iterator[None]:

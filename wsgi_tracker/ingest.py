@@ -131,7 +131,7 @@ class Ingester:
 
         Where it fails, whoever stores the next batch does it.
         """
-        if self._storage.learn():  # others may ingest meanwhile
+        if self._storage.load_classifier():  # others may ingest meanwhile
             with suppress(StorageError, OSError), self._host_lock.held() as ours:
                 if ours:
                     self._storage.count()

@@ -10,12 +10,14 @@ import importlib
 import os
 import sys
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import MethodType
 from typing import Any, TypeAlias
 
 Hook: TypeAlias = "Callable[[], None]"
 TURN_PATIENCE_SECONDS = 10.0
+FORK_PATIENCE_SECONDS = 5.0
 
 
 class _Hooks:
@@ -81,6 +83,50 @@ def unpatched(module: str, name: str) -> Callable[..., Any]:
 def new_lock() -> Any:
     """Return a real lock that threads and greenlets may share; hold it for moments only."""
     return unpatched("_thread", "allocate_lock")()
+
+
+class ForkLock:
+    """What one thread at a time does, and what no fork is to come in the middle of.
+
+    A fork waits for it, though not for ever; in a child nobody is at it.
+    """
+
+    def __init__(self) -> None:
+        self._reset()
+        watch_forks(
+            before=self._before_fork, in_parent=self._after_fork_in_parent, in_child=self._reset
+        )
+
+    def _reset(self) -> None:
+        self._pid = os.getpid()
+        self._lock = new_lock()
+        self._held_for_forks: list[bool] = []
+
+    def _check_process(self) -> None:
+        if self._pid != os.getpid():  # a fork that ran no Python hooks
+            self._reset()
+
+    @contextmanager
+    def held(self) -> Iterator[bool]:
+        """Try, without waiting; yields whether it is ours."""
+        self._check_process()
+        lock = self._lock
+        if not lock.acquire(blocking=False):
+            yield False
+            return
+        try:
+            yield True
+        finally:
+            lock.release()
+
+    def _before_fork(self) -> None:
+        self._check_process()
+        # One entry per fork: two at once, each with its own result, must not forget one.
+        self._held_for_forks.append(self._lock.acquire(timeout=FORK_PATIENCE_SECONDS))
+
+    def _after_fork_in_parent(self) -> None:
+        if self._held_for_forks and self._held_for_forks.pop():
+            self._lock.release()
 
 
 class _Forks:

@@ -27,7 +27,8 @@ CLUSTER = "two_shards"
 FIRST_PORT, PROCESSES, PORTS = 20_000, 12, 1_000
 USER, PASSWORD = "tracker", "of the tests' own"
 CONFIG = """<yandex>
-<logger><level>warning</level><log>{folder}/server.log</log><errorlog>{folder}/errors.log</errorlog></logger>
+<logger><level>warning</level><log>{folder}/server.log</log><errorlog>{folder}/errors.log</errorlog>
+<levels><DDLWorker>debug</DDLWorker></levels></logger>
 <listen_host>127.0.0.1</listen_host>
 <http_port>{http}</http_port><tcp_port>{tcp}</tcp_port>
 <interserver_http_port>{between}</interserver_http_port>
@@ -252,7 +253,13 @@ def cluster(folder: Path) -> Iterator[Sequence[Node]]:
             )
             running.callback(node.kill)
             node.start()
+        wait_until(lambda: all(map(_takes_statements, nodes)))
         yield nodes
+
+
+def _takes_statements(node: Node) -> bool:
+    """Return whether a server takes what is for the whole cluster: before, it crashes over that."""
+    return "DDLWorker: Waiting a watch" in (node.folder / "server.log").read_text()
 
 
 @contextmanager

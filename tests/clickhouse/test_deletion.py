@@ -13,9 +13,11 @@ from engines import new_database
 from waiting import wait_until
 
 from wsgi_tracker import Visit, open_storage
-from wsgi_tracker.period import DAY
+from wsgi_tracker.errors import StorageError
+from wsgi_tracker.period import DAY, HOUR
 from wsgi_tracker.storage import Batch, Storage
 from wsgi_tracker.storage.address import read_address
+from wsgi_tracker.storage.clickhouse import deletion
 
 BEGIN = 1_790_000_000_000_000  # in the middle of a month
 MONTH = 31 * DAY
@@ -77,3 +79,26 @@ def test_purge_within_a_month_waits_for_no_server(server: Node, tmp_path: Path) 
     assert int(server.ask(f"SELECT count() FROM {table}")) == 40
     begun = f"SELECT is_done FROM system.mutations WHERE database = '{database}'"
     assert server.ask(begun) == "0\n"
+
+
+def test_purge_within_a_month_tells_of_one_that_does_not_end_and_begins_no_other(
+    server: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = new_database(server.port, tmp_path)
+    database = read_address(url).database
+    with closing(open_storage(url)) as storage:
+        ingest(storage)
+        storage.set_retention(1)
+        server.ask(f"SYSTEM STOP MERGES {database}.visits")
+        for hour in range(3):
+            assert storage.begin_purge(BEGIN + 2 * DAY + hour * HOUR, None)
+            for _ in storage.purge():
+                pass
+        monkeypatch.setattr(deletion, "LONGEST_HOURS", -1)
+
+        with pytest.raises(StorageError, match="has been deleting for 0 hours"):
+            for _ in storage.purge():
+                pass
+
+    begun = f"SELECT count() FROM system.mutations WHERE database = '{database}'"
+    assert server.ask(begun) == "1\n"

@@ -7,12 +7,14 @@ from contextlib import closing
 from pathlib import Path
 
 import clickhouses
+import pytest
 from clickhouses import Node
 from engines import new_database
 
 from wsgi_tracker import open_storage
 from wsgi_tracker.storage import StorageFacts
 from wsgi_tracker.storage.address import read_address
+from wsgi_tracker.storage.clickhouse.client import Client
 
 
 def facts(url: str) -> StorageFacts:
@@ -43,6 +45,17 @@ def test_database_of_a_cluster_is_no_other(tmp_path: Path) -> None:
         problem = facts(ofall.replace(f"&cluster={clickhouses.CLUSTER}", "")).problem
         assert f"was made for ?cluster={clickhouses.CLUSTER}" in problem
         assert_equal_everywhere(nodes, read_address(ofall).database)
+
+
+def test_database_is_not_made_while_a_server_of_its_cluster_is_down(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clickhouses.require_cluster()
+    monkeypatch.setitem(Client.run.__kwdefaults__ or {}, "told_within", 1)
+    with clickhouses.cluster(tmp_path / "nodes") as nodes:
+        url = new_database(nodes[0].port, tmp_path, clickhouses.CLUSTER)
+        nodes[2].kill()
+        assert "1 unfinished hosts" in facts(url).problem
 
 
 def assert_equal_everywhere(nodes: Sequence[Node], database: str) -> None:

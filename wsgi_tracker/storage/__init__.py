@@ -247,14 +247,15 @@ class Storage(Protocol):
         """Count some of the visits that are not counted yet, if there are enough; True if more are.
 
         Whoever ingests does it between two batches. Until then reports look at each of them, and
-        are as exact.
+        are as exact. A visit is counted in the class of its user agent, so new ones are classified
+        first: where what that takes is not loaded, nothing is counted, and the result is False.
         """
 
-    def learn(self) -> bool:
+    def load_classifier(self) -> bool:
         """Load what it takes to classify new user agents, if some wait for it; True if so.
 
-        The next :meth:`count` will decide their classes. It may take a second, so whoever ingests
-        does it while others may.
+        Then :meth:`count` classifies them. It may take a second, so whoever ingests does it while
+        others may.
         """
 
     def tidy(self) -> None:

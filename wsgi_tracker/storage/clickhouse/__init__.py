@@ -137,8 +137,8 @@ class ClickHouseStorage:
         """See :meth:`wsgi_tracker.storage.Storage.count`; there is nothing to count."""
         return False
 
-    def learn(self) -> bool:
-        """See :meth:`wsgi_tracker.storage.Storage.learn`; a batch waits for what it lacks."""
+    def load_classifier(self) -> bool:
+        """See :meth:`wsgi_tracker.storage.Storage.load_classifier`; a batch waits for what it lacks."""
         return False
 
     def tidy(self) -> None:
@@ -213,7 +213,7 @@ class ClickHouseStorage:
     def _size_bytes(self) -> int:
         """Return the size of all visits, each shard's counted once."""
         names = {"table": self._schema.own_visits, "database": self._client.address.database}
-        statement = bind(SIZE.replace("{parts}", self._schema.parts), names)
+        statement = bind(SIZE.replace("{parts}", self._schema.system("parts")), names)
         return int(self._client.rows(statement)[0][0])
 
     def secret(self) -> bytes:

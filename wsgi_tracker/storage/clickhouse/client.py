@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 CONNECT_SECONDS = 3.0
 RUN_SECONDS = 60.0
-TOLD_SECONDS = 50  # of these, for servers of a cluster that wait for each other
+CLUSTER_SECONDS = 50  # of these, for the servers of a cluster to tell that they have done it
 SEND_SECONDS = 10.0  # a report may be behind it; what takes longer goes on, and is not stored again
 CONNECTIONS = 8
 # A connection that was quiet for longer may have been ended, by old servers after 3 seconds, or lost
@@ -54,7 +54,8 @@ PINNED: dict[str, str | int] = {
     "transform_null_in": 0,
     "async_insert": 0,
     "mutations_sync": 0,
-    "alter_sync": 1,
+    **dict.fromkeys(["alter_sync", "replication_alter_partitions_sync"], 1),  # its two names
+    "distributed_ddl_output_mode": "throw",
     "insert_deduplicate": 1,
     "max_partitions_per_insert_block": 0,
     "input_format_allow_errors_num": 0,
@@ -141,12 +142,14 @@ class Client:
         self,
         statement: str,
         *,
-        told_within: int = TOLD_SECONDS,
+        told_within: int = CLUSTER_SECONDS,
         **settings: str | int | float,
     ) -> None:
-        """Run a statement that changes what there is; a cluster is to tell of its end within seconds.
+        """Run a statement that changes what there is.
 
-        Where it does not, all the same those servers do it that can.
+        A cluster's servers are to tell within so many seconds that they have done it. Where one
+        does not, :exc:`ClickHouseError` has the code of :data:`TIMEOUT_EXCEEDED`, and each goes on
+        to do it when it can.
         """
         cluster = {"distributed_ddl_task_timeout": told_within} if self.address.cluster else {}
         self._post(statement.encode(), {**cluster, **settings}, seconds=RUN_SECONDS)

@@ -72,10 +72,9 @@ class Schema:
         """What makes a statement one for all servers."""
         return f" ON CLUSTER {self._cluster}" if self._cluster else ""
 
-    @property
-    def parts(self) -> str:
-        """What lists the parts of tables, of one replica of each shard."""
-        return f"cluster({self._cluster}, system, parts)" if self._cluster else "system.parts"
+    def system(self, table: str) -> str:
+        """Return what a table of servers' own tells, of one replica of each shard."""
+        return f"cluster({self._cluster}, system, {table})" if self._cluster else f"system.{table}"
 
     def prepare(self) -> None:
         """Make what is missing; once in a process, if it goes well."""

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 
 from ...period import DAY, HOUR, Granularity, bucket_start, next_bucket
 from .client import Client
-from .deletion import alter, await_end, begin_to_delete, delete
+from .deletion import alter, begin_to_delete, delete, is_deleting
 from .literals import literal
 from .schema import MONTH, Schema
 from .settings import Settings
@@ -62,16 +62,22 @@ class Upkeep:
             self._settings.write({"floor": before})
             yield
         floor = self._settings.number("floor") or 0
-        too_old = self._of_now(f"timestamp < {literal(floor)}")
         for month, oldest in self._client.rows(MONTHS.replace("{floor}", literal(floor))):
             start = bucket_start(Granularity.MONTH, oldest)
             if next_bucket(Granularity.MONTH, start) <= floor:
-                alter(self._client, self._schema, "visits", f"DROP PARTITION {int(month)}")
-            elif before is not None or floor // DAY * DAY > oldest:
-                begin_to_delete(self._client, self._schema, "visits", too_old)
+                drop, of_month = f"DROP PARTITION {int(month)}", f"{MONTH} = {int(month)}"
+                alter(self._client, self._schema, "visits", drop, of_month)
+            elif before is not None:
+                delete(self._client, self._schema, "visits", self._too_old(floor))
+            elif floor // DAY * DAY > oldest and not self._is_deleting():
+                begin_to_delete(self._client, self._schema, "visits", self._too_old(floor))
             yield
-        if before is not None:
-            await_end(self._client, "visits", too_old)
+
+    def _is_deleting(self) -> bool:
+        return is_deleting(self._client, self._schema, "visits")
+
+    def _too_old(self, floor: int) -> str:
+        return self._of_now(f"timestamp < {literal(floor)}")
 
     def forget(self, user_hash: str) -> int:
         """Delete all visits of a user, and the user agents that only they had."""

@@ -138,9 +138,9 @@ class SQLiteStorage:
         with self._file.writer() as connection:
             return self._counting.step(connection)
 
-    def learn(self) -> bool:
-        """See :meth:`wsgi_tracker.storage.Storage.learn`."""
-        return self._counting.learn()
+    def load_classifier(self) -> bool:
+        """See :meth:`wsgi_tracker.storage.Storage.load_classifier`."""
+        return self._counting.load_classifier()
 
     def tidy(self) -> None:
         """See :meth:`wsgi_tracker.storage.Storage.tidy`."""
@@ -154,12 +154,12 @@ class SQLiteStorage:
         with self._file.write() as connection:
             start_anew(connection)
         yield
-        while self.count(enough=1) or self.learn():
+        while self.count(enough=1) or self.load_classifier():
             yield
 
     def check(self) -> str | None:
         """See :meth:`wsgi_tracker.storage.Storage.check`."""
-        while self.count(enough=1) or self.learn():
+        while self.count(enough=1) or self.load_classifier():
             pass
         with self._file.read() as connection:
             return first_difference(connection)

@@ -2,9 +2,9 @@
 
 A new user agent has no class, and shows as unknown, until it is decided: in the transaction that
 takes in its first visit, or in short ones behind it. What it takes to decide is loaded when it is
-missed, and between two batches, as others wait for their turn. Where there are more than fit into the
-time for that, the rest is unknown for good, or until all are classified anew. So whoever sends a new
-user agent with every request costs the ingester some of its time, and no visit.
+missed, and but for an import while others may ingest; who does so meanwhile misses it, too. Where there
+are more than fit into the time for that, the rest is unknown for good, or until all are classified anew.
+So whoever sends a new user agent with every request costs the ingester some of its time, and no visit.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from collections.abc import Iterable, Sequence
 from typing import TypeAlias
 
 from ...agents import Classify, data_version, load_classifier
+from ...process import ForkLock
 from .schema import transaction
 
 REST_SECONDS = 1.0  # for those beyond what a batch's transaction has time for
@@ -90,6 +91,7 @@ class Decisions:
         self._classify: Classify | None = None
         self._is_loaded = False
         self.is_missed = False  # whether there was something to decide, and nothing to do so by
+        self._loading = ForkLock()  # a child could never import what its parent was about to
 
     def are_due(self, connection: sqlite3.Connection) -> bool:
         """Return whether a user agent has no class that could have one."""
@@ -98,9 +100,11 @@ class Decisions:
         return bool(connection.execute(IS_UNDECIDED).fetchone()[0])
 
     def load(self) -> bool:
-        """Load what to decide by, which takes a while; True if there is something."""
-        self._classify, self._is_loaded, self.is_missed = load_classifier(), True, False
-        return self._classify is not None
+        """Load what to decide by, which takes a while; False where another thread does."""
+        with self._loading.held() as ours:
+            if ours:
+                self._classify, self._is_loaded, self.is_missed = load_classifier(), True, False
+        return ours
 
     def within(self, connection: sqlite3.Connection) -> None:
         """Decide some in the batch's transaction, once there is something to decide by."""

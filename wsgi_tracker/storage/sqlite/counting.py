@@ -55,17 +55,14 @@ class Counting:
         is_enough = not state.is_sound or state.uncounted >= enough
         return is_enough or self._decisions.are_due(connection)
 
-    def learn(self) -> bool:
+    def load_classifier(self) -> bool:
         """Load what a step missed; True if one did."""
-        if not self._decisions.is_missed:
-            return False
-        self._decisions.load()
-        return True
+        return self._decisions.is_missed and self._decisions.load()
 
     def step(self, connection: sqlite3.Connection) -> bool:
         """Decide and count some, in short transactions; True if more waits.
 
-        Where it has something to :meth:`learn` first, all waits for that, and it is False.
+        Where it has something to :meth:`load_classifier` first, all waits for that, and it is False.
         """
         if self._decisions.are_due(connection):
             self._decisions.after(connection)
