@@ -76,7 +76,7 @@ def test_children_count_nothing_and_their_parents_everything(
         load.finish()
         totals = [summary(server.port)[0] for _ in range(6)]
 
-    assert load.crossed == load.unanswered == set()
+    assert load.crossed == load.unanswered == set(), server.log[-5000:]
     assert totals == [REQUESTS] * len(totals)
     assert faults_in(server.log) == ""
     assert stored(tmp_path) == Counter(range(REQUESTS))
