@@ -93,12 +93,24 @@ tracker = Tracker(hello, database, require_token=False)
 for _ in range(10):
     ask("/parent")
 assert hits() == 10
-mutex = tracker._backend.ingester._host_lock._mutex
-mutex._before_fork()  # no hook brings the parent's thread to rest
+ingester, gate, arrived = tracker._backend.ingester, threading.Lock(), threading.Event()
+
+def wait_at_gate():
+    arrived.set()
+    gate.acquire()
+
+# No hook brings the parent's thread to rest: here it wants no GIL, which a child would wait for, too.
+gate.acquire()
+sys.setswitchinterval(60)
+ingester._on_wake = wait_at_gate
+assert arrived.wait(60), "nobody ingests"
+mutex = ingester._host_lock._mutex
+mutex._before_fork()
 forked = fork()
+sys.setswitchinterval(0.005)
 if not forked:
     woken = threading.Event()
-    tracker._backend.ingester._on_wake = woken.set
+    ingester._on_wake = woken.set
     for _ in range(requests):
         ask("/child")
     if requests:
@@ -110,6 +122,8 @@ if not forked:
     if child_ends == "exit":
         sys.exit(0)
     os._exit(0)  # as if killed
+ingester._on_wake = lambda: None
+gate.release()
 mutex._after_fork_in_parent()
 for _ in range(100):
     ask("/parent")
